@@ -1,0 +1,75 @@
+# The one command list: people, hooks and CI call the same targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Extra arguments for installing torch, e.g. another index for its CPU build; see README.
+TORCH_ARGS ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+SERVE_STAMP := $(VENV)/.installed-serve
+DEV_STAMP := $(VENV)/.installed-dev
+ENGINE_THREADS ?= 1
+TESTS ?= tests
+
+.PHONY: help serve test lint format unit bench setup setup-dev haproxy constraints clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+serve: setup haproxy ## install what is missing, pack the model, serve in the foreground
+	@exec $(BIN)/vlm-sessions serve
+
+test: setup-dev haproxy lint ## lint, types, import rules, and all tests but those marked gpu
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" --durations=10 $(TESTS)
+
+lint: setup-dev ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src handlers demo bench tests
+	$(BIN)/lint-imports
+
+format: setup-dev ## let ruff rewrite the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+unit: setup-dev ## the tests that need neither torch nor a server
+	$(BIN)/python -m pytest tests/unit
+
+bench: setup-dev haproxy ## measure this machine through the real stack
+	$(BIN)/python -m bench.serve
+
+setup: $(SERVE_STAMP) ## the environment that serves
+
+setup-dev: $(DEV_STAMP) ## the environment that tests
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; name one with PYTHON=…"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "python3 -m venv failed; on Debian: apt-get install python3-venv"; exit 1; }
+
+$(SERVE_STAMP): requirements/torch.txt requirements/serve.txt requirements/constraints.txt pyproject.toml | $(BIN)/python
+	@echo "Installing torch (first and alone, so that its build is the one asked for) …"
+	@$(PIP) -r requirements/torch.txt -c requirements/constraints.txt $(TORCH_ARGS)
+	@echo "Installing what serves …"
+	@$(PIP) -r requirements/serve.txt -c requirements/constraints.txt
+	@$(PIP) --no-deps --editable .
+	@$(BIN)/python -c 'import torch; print(f"torch {torch.__version__}, CUDA {torch.version.cuda or "none"}")'
+	@touch $@
+
+$(DEV_STAMP): $(SERVE_STAMP) requirements/dev.txt
+	@echo "Installing what tests …"
+	@$(PIP) -r requirements/dev.txt -c requirements/constraints.txt
+	@touch $@
+
+haproxy:
+	@scripts/need-haproxy
+
+constraints: setup-dev ## pin what is installed now, after a deliberate upgrade
+	@scripts/freeze $(BIN)/python > requirements/constraints.txt.new
+	@mv requirements/constraints.txt.new requirements/constraints.txt
+
+clean: ## remove the environment, caches and built artifacts
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache model_store/llava

@@ -1,0 +1,188 @@
+"""Settings: every environment variable that the product reads, in this one place.
+
+``Settings.from_env`` takes one snapshot at start-up; nothing reads ``os.environ`` afterwards. A
+``VLM_`` variable that is not listed here is refused with the nearest name, so that a misspelt limit
+never silently keeps its default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from vlm_sessions.errors import ConfigError
+
+PREFIX = "VLM_"
+
+# Names that SageMaker and its containers use for settings of ours. A VLM_ variable wins over them.
+SAGEMAKER_NAMES: Mapping[str, str] = {
+    "SAGEMAKER_BIND_TO_PORT": "port",
+    "SAGEMAKER_SESSIONS_EXPIRATION": "session_idle_seconds",
+    "SAGEMAKER_SESSIONS_PATH": "state_dir",
+    "SAGEMAKER_MAX_PAYLOAD_IN_MB": "max_payload_mb",
+    "SAGEMAKER_CONTAINER_LOG_LEVEL": "log_level",
+}
+
+# SAGEMAKER_CONTAINER_LOG_LEVEL may be one of Python's numbers.
+_LOG_NUMBERS = {"10": "debug", "20": "info", "30": "warning", "40": "error", "50": "error"}
+
+
+def _log_level(value: object) -> object:
+    text = str(value).strip().lower()
+    return {"warn": "warning", "critical": "error"}.get(text, _LOG_NUMBERS.get(text, text))
+
+
+def _comma_list(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+
+
+class Settings(BaseModel):
+    """All settings, frozen. Field ``x`` is read from the environment variable ``VLM_X``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    # Where it listens, and what it keeps
+    host: str = Field("127.0.0.1", description="Address that the edge listens on.")
+    port: int = Field(8080, ge=1, le=65535, description="Port that the edge listens on.")
+    state_dir: Path | None = Field(
+        None,
+        description="Directory of the journal. Default: one for each port, in the user's home.",
+    )
+
+    # The model
+    model: str | None = Field(
+        None, description="A checkpoint directory or hub id. Default: the packaged built-in model."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Of weights and KV cache. auto: float32 on CPU, bfloat16 on CUDA."
+    )
+    threads: int = Field(0, ge=0, description="Torch threads of the engine; 0: half the cores.")
+
+    # The engine and its caches
+    block_size: int = Field(16, ge=1, le=256, description="Tokens in a KV block.")
+    kv_cache_mb: int = Field(
+        0, ge=0, description="MiB of KV blocks; 0: 512 on a CPU, 85 % of the free memory on a GPU."
+    )
+    feature_cache_mb: int = Field(256, ge=1, description="MiB of image features on the device.")
+    pixel_cache_mb: int = Field(64, ge=0, description="MiB of pixel tensors kept by the engine.")
+    max_batch_tokens: int = Field(1024, ge=16, description="Tokens computed in one step, at most.")
+    max_running: int = Field(64, ge=1, description="Turns computed at the same time, at most.")
+    prefill_on_open: bool = Field(
+        True, description="Encode the image and compute its KV when a session opens."
+    )
+
+    # Sessions
+    session_idle_seconds: int = Field(
+        1200, ge=1, description="A session ends after this long without use; each use renews it."
+    )
+    session_max_seconds: int = Field(
+        86_400, ge=1, description="A session ends after this long, however busy it is."
+    )
+    tombstone_seconds: int = Field(
+        3600, ge=0, description="For this long an ended session answers 410 rather than 404."
+    )
+    max_sessions: int = Field(10_000, ge=1, description="Open sessions, at most.")
+    max_queued_per_session: int = Field(
+        4, ge=0, description="Prompts waiting behind a running one."
+    )
+    max_queued: int = Field(256, ge=1, description="Prompts in the service, waiting or running.")
+
+    # Limits of a request
+    max_payload_mb: int = Field(25, ge=1, le=1024, description="Body of a request, MiB.")
+    max_image_mb: int = Field(20, ge=1, description="Encoded bytes of one image, MiB.")
+    max_image_megapixels: int = Field(50, ge=1, description="Size of one decoded image.")
+    max_images_per_session: int = Field(16, ge=1)
+    max_prompt_chars: int = Field(100_000, ge=1)
+    default_max_new_tokens: int = Field(256, ge=1)
+    limit_max_new_tokens: int = Field(4096, ge=1)
+    prompt_timeout_seconds: float = Field(
+        55.0, gt=0, description="A single reply's deadline; SageMaker cuts at 60 s."
+    )
+    stream_timeout_seconds: float = Field(
+        470.0, gt=0, description="A streamed reply's deadline; SageMaker cuts at 480 s."
+    )
+
+    # Images by URL
+    fetch_timeout_seconds: float = Field(
+        10.0, gt=0, description="For one image, redirects included."
+    )
+    fetch_allow: Names = Field(
+        (),
+        description="Host names and CIDR blocks that may be fetched although they are private, "
+        "comma-separated.",
+    )
+
+    # Operation
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], BeforeValidator(_log_level)
+    ] = "info"
+    log_content: bool = Field(False, description="Also log prompts and answers. Off: never.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.session_max_seconds < self.session_idle_seconds:
+            raise ValueError("VLM_SESSION_MAX_SECONDS must not be below VLM_SESSION_IDLE_SECONDS")
+        if self.default_max_new_tokens > self.limit_max_new_tokens:
+            raise ValueError("VLM_DEFAULT_MAX_NEW_TOKENS must not exceed VLM_LIMIT_MAX_NEW_TOKENS")
+        return self
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Read a snapshot of ``environ``. Empty values count as unset.
+
+        Raises:
+            ConfigError: a ``VLM_`` name is unknown, or a value does not validate.
+        """
+        values: dict[str, str] = {}
+        for name, field in SAGEMAKER_NAMES.items():
+            if environ.get(name):
+                values[field] = environ[name]
+        for name, value in environ.items():
+            if not name.startswith(PREFIX) or not value:
+                continue
+            field = name.removeprefix(PREFIX).lower()
+            if field not in cls.model_fields:
+                raise ConfigError(f"{name} is not a setting.{_nearest(name, cls)}")
+            values[field] = value
+        try:
+            return cls.model_validate(values)
+        except ValidationError as exc:
+            problems = (
+                f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" if e["loc"] else e["msg"]
+                for e in exc.errors(include_url=False)
+            )
+            raise ConfigError("; ".join(problems)) from exc
+
+    def to_env(self) -> dict[str, str]:
+        """The environment that ``from_env`` turns back into these settings; defaults left out."""
+        env: dict[str, str] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value == type(self).model_fields[name].default or value is None:
+                continue
+            env[PREFIX + name.upper()] = ",".join(value) if isinstance(value, tuple) else str(value)
+        return env
+
+    def resolved_state_dir(self) -> Path:
+        """The journal's directory: the one that was set, else one for each port."""
+        if self.state_dir is not None:
+            return self.state_dir
+        base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        return Path(base) / "vlm-sessions" / f"port-{self.port}"
+
+
+def _nearest(name: str, settings: type[Settings]) -> str:
+    known = [PREFIX + field.upper() for field in settings.model_fields]
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]}?" if close else ""

@@ -1,0 +1,236 @@
+"""What crosses the engine's two borders: messages to and from its clients, plans to its runner.
+
+    service ──Turn, PixelImage──▶ engine ──Plan──▶ runner (torch)
+            ◀──────Event─────────        ◀─StepResult─
+
+Everything here is an immutable ``msgspec.Struct``: the same types serve in process and, encoded as
+MessagePack, between processes. Nothing here imports torch, and no type names a session: an engine
+sees token ids, content digests and opaque keys.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+# --- service → engine ---------------------------------------------------------------------------
+
+
+class ImageSpan(msgspec.Struct, frozen=True, gc=False):
+    """Where an image stands in a token list: its placeholders fill ``[start, start + length)``."""
+
+    digest: str
+    """sha256 of the encoded bytes, hex: the content, never a name that a client chose."""
+    start: int
+    length: int
+
+
+class Sampling(msgspec.Struct, frozen=True, gc=False):
+    """How to choose tokens. ``temperature == 0`` is greedy and ignores the rest.
+
+    The draw for output ``n`` depends on ``seed`` and ``n`` only, never on the rest of the batch.
+    """
+
+    max_new_tokens: int
+    """May be 0: then the turn only computes and caches its prompt."""
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: no limit."""
+    seed: int = 0
+    ignore_eos: bool = False
+
+
+class Retention(msgspec.Struct, frozen=True, gc=False):
+    """A hint that this turn's blocks will be wanted again.
+
+    ``key`` is opaque to the engine; a new retention under the same key replaces the old one.
+    ``until`` is in seconds since the epoch.
+    """
+
+    key: str
+    until: float
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One prompt: the whole conversation so far as token ids, images as spans over placeholders."""
+
+    turn_id: str
+    tokens: tuple[int, ...]
+    images: tuple[ImageSpan, ...]
+    """In order of ``start``, not overlapping, inside ``tokens``."""
+    sampling: Sampling
+    retention: Retention | None = None
+
+
+class PixelImage(msgspec.Struct, frozen=True):
+    """A preprocessed image: float32 little-endian, C order, ``shape`` without a batch dimension."""
+
+    digest: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+# --- engine → service ---------------------------------------------------------------------------
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    """An end-of-sequence token was sampled; it is not among the events."""
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+class PixelsNeeded(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The turn waits for this image: no features or pixels of it are cached. Answer with pixels."""
+
+    turn_id: str
+    digest: str
+
+
+class Prefilled(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The turn's prompt has been computed. Sent once, before its first token."""
+
+    turn_id: str
+    prompt_tokens: int
+    cached_tokens: int
+    """How many of ``prompt_tokens`` were found in KV blocks, and so not computed."""
+    images_encoded: int
+    """How many images went through the vision tower for this turn."""
+    queue_ms: float
+    """From submission to the first step that computed something for it."""
+
+
+class TokenOut(msgspec.Struct, frozen=True, tag=True, gc=False):
+    turn_id: str
+    token: int
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True, gc=False):
+    turn_id: str
+    reason: FinishReason
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The turn is over without an answer. ``code`` is the ``code`` of a class in ``errors``."""
+
+    turn_id: str
+    code: str
+    message: str
+
+
+Event = PixelsNeeded | Prefilled | TokenOut | Finished | Failed
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """What the engine found when it loaded the model."""
+
+    model: str
+    device: str
+    dtype: str
+    num_blocks: int
+    block_size: int
+    max_context: int
+    """Tokens of prompt and answer together, at most: the model's positions or the whole pool."""
+    kv_bytes_per_token: int
+    load_seconds: float
+
+
+class CacheLocation(msgspec.Struct, frozen=True):
+    """Where a prefix is cached just now; looking does not change what is kept."""
+
+    kv_tokens: int
+    """Tokens of the prefix whose KV is on the device."""
+    features: tuple[str, ...]
+    """Digests of those images whose features are on the device."""
+    pixels: tuple[str, ...]
+
+
+class EngineStats(msgspec.Struct, frozen=True):
+    """Gauges of this moment, then counters since the engine started."""
+
+    running: int = 0
+    waiting: int = 0
+    blocks_total: int = 0
+    blocks_in_use: int = 0
+    """Referenced by running turns."""
+    blocks_cached: int = 0
+    """Hold a reusable prefix, referenced by no running turn."""
+    blocks_retained: int = 0
+    """Those cached blocks that a retention protects."""
+    features_cached: int = 0
+    feature_bytes: int = 0
+    pixels_cached: int = 0
+    pixel_bytes: int = 0
+    steps_total: int = 0
+    prompt_tokens_total: int = 0
+    cached_tokens_total: int = 0
+    generated_tokens_total: int = 0
+    images_encoded_total: int = 0
+    feature_hits_total: int = 0
+    blocks_evicted_total: int = 0
+    preemptions_total: int = 0
+    restarts_total: int = 0
+
+
+# --- scheduler → runner -------------------------------------------------------------------------
+
+
+class ImageSlice(msgspec.Struct, frozen=True, gc=False):
+    """Rows ``[offset, offset + length)`` of an image's features stand at ``position`` of a span."""
+
+    digest: str
+    offset: int
+    position: int
+    length: int
+
+
+class Draw(msgspec.Struct, frozen=True, gc=False):
+    """Sample one token after a span's last position, as output number ``index`` of its turn."""
+
+    sampling: Sampling
+    index: int
+
+
+class TokenSpan(msgspec.Struct, frozen=True):
+    """Consecutive tokens of one turn to be computed in this step.
+
+    Token ``i`` of the span has position ``start + i`` and is written to slot
+    ``blocks[(start + i) // block_size] * block_size + (start + i) % block_size``; it attends to
+    positions ``0 … start + i`` through the same table.
+    """
+
+    turn_id: str
+    tokens: tuple[int, ...]
+    start: int
+    blocks: tuple[int, ...]
+    """The turn's block table from position 0; long enough for ``start + len(tokens)``."""
+    images: tuple[ImageSlice, ...] = ()
+    draw: Draw | None = None
+    """``None``: more of the prompt follows in a later step, or nothing is to be sampled."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """One step's work. The runner does ``drop``, then ``encode``, then ``spans``."""
+
+    spans: tuple[TokenSpan, ...] = ()
+    encode: tuple[PixelImage, ...] = ()
+    """Images to run through the vision tower; their features stay until dropped."""
+    drop: tuple[str, ...] = ()
+    """Digests whose features are to be freed."""
+
+    def __bool__(self) -> bool:
+        return bool(self.spans or self.encode or self.drop)
+
+
+class Sampled(msgspec.Struct, frozen=True, gc=False):
+    turn_id: str
+    token: int
+    is_eos: bool
+
+
+class StepResult(msgspec.Struct, frozen=True):
+    """What a plan gave: one ``Sampled`` for each span that asked for a draw, in their order."""
+
+    sampled: tuple[Sampled, ...] = ()

@@ -1,0 +1,30 @@
+"""A request and a reply, whatever server carries them. Header names are lower case throughout."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One HTTP request as the edge received it."""
+
+    request_id: str
+    method: str
+    path: str
+    """Without query string, e.g. ``/invocations``."""
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HttpReply:
+    """A whole reply: ``body`` is bytes, or for a stream (status 200 only) an iterator of chunks.
+
+    A streaming reply's iterator never raises: a late failure is an ``error`` event within it.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | AsyncIterator[bytes] = b""
