@@ -10,7 +10,9 @@ TORCH_ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SERVE_STAMP := $(VENV)/.installed-serve
 DEV_STAMP := $(VENV)/.installed-dev
-ENGINE_THREADS ?= 1
+# One thread: several on a busy machine wait for each other. No column marks in tracebacks: in Python
+# 3.11 making them parses code, and from a finalizer that breaks a parse of pytest's own (gh-106905).
+PYTEST := OMP_NUM_THREADS=1 PYTHONNODEBUGRANGES=1 $(BIN)/python -m pytest
 TESTS ?= tests
 
 .PHONY: help serve test lint format unit bench setup setup-dev haproxy constraints clean
@@ -22,7 +24,7 @@ serve: setup haproxy ## install what is missing, pack the model, serve in the fo
 	@exec $(BIN)/vlm-sessions serve
 
 test: setup-dev haproxy lint ## lint, types, import rules, and all tests but those marked gpu
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" --durations=10 $(TESTS)
+	$(PYTEST) -m "not gpu" --durations=10 $(TESTS)
 
 lint: setup-dev ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -35,7 +37,7 @@ format: setup-dev ## let ruff rewrite the sources
 	$(BIN)/ruff format .
 
 unit: setup-dev ## the tests that need neither torch nor a server
-	$(BIN)/python -m pytest tests/unit
+	$(PYTEST) tests/unit
 
 bench: setup-dev haproxy ## measure this machine through the real stack
 	$(BIN)/python -m bench.serve

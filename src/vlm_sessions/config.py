@@ -1,8 +1,8 @@
 """Settings: every environment variable that the product reads, in this one place.
 
-``Settings.from_env`` takes one snapshot at start-up; nothing reads ``os.environ`` afterwards. A
-``VLM_`` variable that is not listed here is refused with the nearest name, so that a misspelt limit
-never silently keeps its default.
+``Settings.from_env`` takes one snapshot at start-up; nothing reads ``os.environ`` afterwards, but
+for the user's state directory when none was set. A ``VLM_`` variable that is not listed here is
+refused with the nearest name, so that a misspelt limit never silently keeps its default.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from vlm_sessions.errors import ConfigError
 
 PREFIX = "VLM_"
+
+# Between the supervisor and TorchServe's worker, which Java stands between: a private directory of
+# sockets. Not a setting; the supervisor makes it and nobody else sets it.
+RUN_DIR_VARIABLE = "_VLM_SESSIONS_RUN_DIR"
+LOG_SOCKET = "log.sock"
+ABORTS_SOCKET = "aborts.sock"
 
 # Names that SageMaker and its containers use for settings of ours. A VLM_ variable wins over them.
 SAGEMAKER_NAMES: Mapping[str, str] = {
@@ -87,7 +93,10 @@ class Settings(BaseModel):
         1200, ge=1, description="A session ends after this long without use; each use renews it."
     )
     session_max_seconds: int = Field(
-        86_400, ge=1, description="A session ends after this long, however busy it is."
+        86_400,
+        ge=1,
+        description="A session ends after this long, however busy it is. Unset, it is never below "
+        "VLM_SESSION_IDLE_SECONDS.",
     )
     tombstone_seconds: int = Field(
         3600, ge=0, description="For this long an ended session answers 410 rather than 404."
@@ -128,6 +137,16 @@ class Settings(BaseModel):
         Literal["debug", "info", "warning", "error"], BeforeValidator(_log_level)
     ] = "info"
     log_content: bool = Field(False, description="Also log prompts and answers. Off: never.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _maximum_follows_idle(cls, values: dict[str, object]) -> dict[str, object]:
+        # SAGEMAKER_SESSIONS_EXPIRATION knows no maximum: a long one alone must not end start-up.
+        idle = str(values.get("session_idle_seconds", ""))
+        if "session_max_seconds" in values or not idle.isdecimal():
+            return values
+        default: int = cls.model_fields["session_max_seconds"].default
+        return {**values, "session_max_seconds": max(default, int(idle))}
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

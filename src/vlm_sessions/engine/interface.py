@@ -42,6 +42,14 @@ class AsyncEngine(Protocol):
         """
         ...
 
+    async def wait_ready(self, timeout_seconds: float) -> None:
+        """Wait until turns can be computed, for instance while the engine is being replaced.
+
+        Raises:
+            EngineUnavailable: they cannot after this time.
+        """
+        ...
+
     def submit(self, turn: Turn, pixels: PixelSource) -> AsyncIterator[Event]:
         """Compute one turn; yields ``Prefilled``, ``TokenOut`` …, and ends with ``Finished``.
 

@@ -1,0 +1,98 @@
+"""Drives an engine: takes commands between steps, steps while there is work, sends what it gave."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from typing import assert_never
+
+from vlm_sessions.engine.engine import Engine
+from vlm_sessions.engine.types import Event
+from vlm_sessions.engine.wire import (
+    Cancel,
+    Clear,
+    Command,
+    Events,
+    Locate,
+    Located,
+    Ping,
+    Pixels,
+    Pong,
+    Release,
+    Reply,
+    Stats,
+    StatsReply,
+    Submit,
+)
+
+
+class EngineLoop:
+    """The step loop, to be run by one thread; ``put`` and ``stop`` may be called from any.
+
+    Args:
+        send: takes a reply to the client. Must not block.
+    """
+
+    def __init__(self, engine: Engine, send: Callable[[Reply], None]) -> None:
+        self._engine = engine
+        self._send = send
+        self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+
+    def put(self, command: Command) -> None:
+        self._inbox.put(command)
+
+    def stop(self) -> None:
+        """End ``run`` before its next step."""
+        self._inbox.put(None)
+
+    def run(self) -> None:
+        """Work until stopped.
+
+        Raises:
+            Exception: the runner failed; the engine is lost.
+        """
+        while self._take_commands():
+            if self._engine.has_work:
+                self._send_events(self._engine.step())
+
+    def _take_commands(self) -> bool:
+        """Carry out what has come in; waits for something when there is no work."""
+        if not self._engine.has_work and not self._carry_out(self._inbox.get()):
+            return False
+        while True:
+            try:
+                command = self._inbox.get_nowait()
+            except queue.Empty:
+                return True
+            if not self._carry_out(command):
+                return False
+
+    def _carry_out(self, command: Command | None) -> bool:
+        engine = self._engine
+        match command:
+            case None:
+                return False
+            case Submit():
+                self._send_events(engine.add(command.turn))
+            case Cancel():
+                self._send_events(engine.cancel(command.turn_id))
+            case Pixels():
+                engine.put_pixels(command.image)
+            case Release():
+                engine.release(command.key)
+            case Clear():
+                engine.clear()
+            case Locate():
+                location = engine.locate(command.tokens, command.images)
+                self._send(Located(command.ask_id, location))
+            case Stats():
+                self._send(StatsReply(command.ask_id, engine.stats()))
+            case Ping():
+                self._send(Pong(command.ask_id))
+            case _:
+                assert_never(command)
+        return True
+
+    def _send_events(self, events: list[Event]) -> None:
+        if events:
+            self._send(Events(tuple(events)))
