@@ -1,0 +1,91 @@
+"""The paged pool of keys and values: two tensors a layer, cut into blocks that anyone may fill.
+
+It knows slots, not conversations: which block belongs to whom is the scheduler's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from vlm_sessions.errors import ConfigError
+
+MIB = 1 << 20
+CPU_DEFAULT_BYTES = 512 * MIB
+CUDA_DEFAULT_SHARE = 0.85  # of the memory free after the weights are loaded
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """What one token's keys and values need."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        values = self.num_layers * self.num_kv_heads * self.head_dim
+        return 2 * values * self.dtype.itemsize
+
+
+def count_blocks(
+    shape: KVShape, *, block_size: int, budget_mb: int, device: torch.device, max_context: int
+) -> int:
+    """How many blocks of ``block_size`` tokens fit ``budget_mb`` MiB; 0 chooses for the device.
+
+    Raises:
+        ConfigError: not even one block fits.
+    """
+    if budget_mb:
+        budget = budget_mb * MIB
+    elif device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        budget = int(free * CUDA_DEFAULT_SHARE)
+    else:
+        budget = CPU_DEFAULT_BYTES
+    num_blocks = budget // (block_size * shape.bytes_per_token)
+    if num_blocks < 1:
+        raise ConfigError(
+            f"{budget // MIB} MiB hold no KV block of {block_size} tokens, {shape.bytes_per_token} "
+            f"bytes each. Raise VLM_KV_CACHE_MB; one whole context of {max_context} tokens needs "
+            f"{-(-max_context * shape.bytes_per_token // MIB)} MiB."
+        )
+    return num_blocks
+
+
+class KVCache:
+    """Keys and values of a layer: ``[num_blocks, block_size, num_kv_heads, head_dim]`` each."""
+
+    def __init__(
+        self, shape: KVShape, *, num_blocks: int, block_size: int, device: torch.device
+    ) -> None:
+        size = (num_blocks, block_size, shape.num_kv_heads, shape.head_dim)
+        self.block_size = block_size
+        # Zeros, not empty: padded reads give what is there a weight of 0, and 0 · NaN is NaN.
+        self._keys = [
+            torch.zeros(size, dtype=shape.dtype, device=device) for _ in range(shape.num_layers)
+        ]
+        self._values = [torch.zeros_like(keys) for keys in self._keys]
+
+    def write(
+        self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """Store rows of ``[num_tokens, num_kv_heads, head_dim]`` at ``slots`` ``[num_tokens]``."""
+        self._keys[layer].flatten(0, 1).index_copy_(0, slots, keys)
+        self._values[layer].flatten(0, 1).index_copy_(0, slots, values)
+
+    def read(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of block tables ``[…, num_blocks]``, positions in a row:
+        ``[…, num_blocks * block_size, num_kv_heads, head_dim]``."""
+        return (
+            _gather(self._keys[layer], blocks),
+            _gather(self._values[layer], blocks),
+        )
+
+
+def _gather(pool: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+    rows = pool.index_select(0, blocks.flatten())
+    return rows.view(*blocks.shape[:-1], -1, *pool.shape[2:])

@@ -1,0 +1,33 @@
+"""One thread, and each tiny checkpoint built once for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.model.tiny import KINDS, Kind, save_tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Kind's name -> checkpoint directory."""
+    return {kind.name: save_tiny(tmp_path_factory.mktemp(kind.name), kind) for kind in KINDS}
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    chosen: Kind = request.param
+    return chosen
+
+
+@pytest.fixture
+def tiny_path(kind: Kind, tiny_paths: dict[str, Path]) -> Path:
+    """The checkpoint of ``kind``."""
+    return tiny_paths[kind.name]

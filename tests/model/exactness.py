@@ -1,0 +1,71 @@
+"""The rule as a function: sessions answered by the engine beside the reference, token for token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.model.dialogue import Dialogue, Outcome, answer_all
+from tests.model.reference import Reference
+from tests.model.tiny import noise_image
+from vlm_sessions.config import Settings
+from vlm_sessions.engine.engine import Engine
+from vlm_sessions.engine.limits import EngineLimits
+from vlm_sessions.engine.types import Sampling
+from vlm_sessions.model.processor import make_processor
+from vlm_sessions.model.runner import make_runner
+
+NUM_TURNS = 6
+GREEDY = Sampling(max_new_tokens=12)
+QUESTIONS = ("What is this?", "And behind it?", "How many?", "Is it red?", "Why?", "Is it big?")
+
+
+def make_engine(
+    path: Path, *, device: str = "cpu", kv_cache_mb: int = 8, max_batch_tokens: int = 64
+) -> Engine:
+    """An engine over a checkpoint in float32: equality holds only where arithmetic is exact enough.
+
+    Batches are small, so that prefills are split and mixed with decodes.
+    """
+    settings = Settings.model_validate(
+        {"device": device, "dtype": "float32", "threads": 1, "kv_cache_mb": kv_cache_mb}
+    )
+    return Engine(make_runner(settings, path), EngineLimits(max_batch_tokens=max_batch_tokens))
+
+
+def answer_and_compare(
+    engine: Engine, dialogues: list[Dialogue], reference: Reference, sampling: Sampling = GREEDY
+) -> dict[str, Outcome]:
+    """Answer the last question of each dialogue in one batch; assert what ``generate`` answers."""
+    wholes = [list(dialogue.tokens) for dialogue in dialogues]
+    outcomes = answer_all(engine, dialogues, sampling)
+    for dialogue, whole in zip(dialogues, wholes, strict=True):
+        expected = reference.answer(whole, dialogue.pixels, max_new_tokens=sampling.max_new_tokens)
+        assert outcomes[dialogue.key].answer == expected, f"{dialogue.key}, {len(whole)} tokens"
+    return outcomes
+
+
+def hold_and_compare(
+    path: Path, engine: Engine, *, num_sessions: int, device: str = "cpu", clear: bool = False
+) -> None:
+    """Hold sessions of ``NUM_TURNS`` turns side by side, against the reference at every turn.
+
+    Args:
+        clear: drop every cache between turns. Otherwise each later turn must find one.
+    """
+    processor, reference = make_processor(path), Reference(path, device=device)
+    dialogues = [Dialogue(f"s{n}") for n in range(num_sessions)]
+    num_answered = 0
+    for turn in range(NUM_TURNS):
+        for number, dialogue in enumerate(dialogues):
+            # Three pictures among all sessions, so that some share theirs; one more comes later.
+            pictures = [noise_image(number % 3)] if turn == 0 else []
+            pictures += [noise_image(100 + number)] if turn == 3 else []
+            question = QUESTIONS[(turn + number) % len(QUESTIONS)]
+            dialogue.ask(processor, question, pictures)
+        outcomes = answer_and_compare(engine, dialogues, reference)
+        num_answered += sum(len(outcome.answer) for outcome in outcomes.values())
+        if clear:
+            engine.clear()
+        elif turn:
+            assert all(outcome.cached_tokens for outcome in outcomes.values())
+    assert num_answered > num_sessions * NUM_TURNS, "too little was said to prove anything"
