@@ -1,0 +1,1 @@
+"""Images on their way in: fetched under guard, decoded within limits."""

@@ -1,0 +1,60 @@
+"""Who may come in: prompts of one session in order, not too many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from vlm_sessions.errors import QueueFull
+
+
+@dataclass(slots=True)
+class _Line:
+    """Prompts of one session: the lock's holder runs, the others wait in order of arrival."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    length: int = 0
+
+
+class Admission:
+    """Lines of prompts, one for each session that has any. Belongs to one event loop."""
+
+    def __init__(self, *, max_waiting_per_session: int, max_prompts: int) -> None:
+        self._max_waiting = max_waiting_per_session
+        self._max_prompts = max_prompts
+        self._lines: dict[str, _Line] = {}
+        self.num_prompts = 0
+        """Running or waiting."""
+
+    @asynccontextmanager
+    async def admit(self, session_id: str | None) -> AsyncIterator[None]:
+        """Wait for this session's turn, hold it while inside. Without a session nobody waits.
+
+        Raises:
+            QueueFull: at once, if too many wait already.
+        """
+        if self.num_prompts >= self._max_prompts:
+            raise QueueFull("The service has as many prompts as it can queue. Retry later.")
+        self.num_prompts += 1
+        try:
+            if session_id is None:
+                yield
+                return
+            line = self._lines.setdefault(session_id, _Line())
+            if line.length > self._max_waiting:
+                raise QueueFull(
+                    f"This session has a running prompt and {self._max_waiting} waiting ones, "
+                    "which is the limit. Wait for an answer, or cancel one."
+                )
+            line.length += 1
+            try:
+                async with line.turn:
+                    yield
+            finally:
+                line.length -= 1
+                if not line.length:
+                    del self._lines[session_id]
+        finally:
+            self.num_prompts -= 1

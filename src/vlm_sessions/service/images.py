@@ -1,0 +1,153 @@
+"""Images for the service: taken from requests, described, turned into pixels for the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from vlm_sessions.config import Settings
+from vlm_sessions.engine.interface import PixelSource
+from vlm_sessions.engine.types import PixelImage
+from vlm_sessions.errors import TooManyImages
+from vlm_sessions.media.decode import check_content_type, decode_image, digest_bytes
+from vlm_sessions.media.fetch import ImageFetcher
+from vlm_sessions.processing import ImageRef, Processor
+from vlm_sessions.protocol.schema import ImageInput, InlineImage, RawImage
+from vlm_sessions.sessions.session import SessionImage
+
+NUM_THREADS = 2
+"""Decoding is bound by the processor, and a large picture takes hundreds of MB while it lasts."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredImage:
+    """An image of a request, found to be sound."""
+
+    image: SessionImage
+    content: bytes
+
+
+def contents_of(images: Iterable[GatheredImage]) -> dict[str, bytes]:
+    """digest -> encoded bytes."""
+    return {one.image.digest: one.content for one in images}
+
+
+def image_refs(images: Iterable[SessionImage]) -> tuple[ImageRef, ...]:
+    return tuple(ImageRef(image.digest, image.num_tokens) for image in images)
+
+
+class ImageDesk:
+    """Fetches, checks and prepares images, off the event loop where it takes time."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        processor: Processor,
+        fetcher: ImageFetcher,
+        read_recorded: Callable[[str], Awaitable[bytes]],
+    ) -> None:
+        self._settings = settings
+        self._processor = processor
+        self._fetcher = fetcher
+        self._read_recorded = read_recorded
+        self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="images")
+        self._preparing: dict[str, asyncio.Task[PixelImage]] = {}  # by digest
+
+    async def close(self) -> None:
+        await self._fetcher.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def check_count(self, count: int) -> None:
+        """Raises:
+        TooManyImages: a session may not have so many.
+        """
+        limit = self._settings.max_images_per_session
+        if count > limit:
+            raise TooManyImages(
+                f"A session may have {limit} images, this would make {count}. Open another "
+                "session; VLM_MAX_IMAGES_PER_SESSION raises the limit."
+            )
+
+    async def gather(self, inputs: Sequence[ImageInput]) -> tuple[GatheredImage, ...]:
+        """Fetch and decode all of them at once.
+
+        Raises:
+            TooManyImages, and what fetching and decoding raise.
+        """
+        self.check_count(len(inputs))
+        return await _all_of([self._take(one) for one in inputs])
+
+    async def digests(self, inputs: Sequence[ImageInput]) -> tuple[str, ...]:
+        """Content digests of images that are to be compared, not used."""
+        self.check_count(len(inputs))
+        contents = await _all_of([self._fetch(one) for one in inputs])
+        return tuple([await self._in_thread(partial(digest_bytes, one)) for one in contents])
+
+    def pixel_source(self, contents: Mapping[str, bytes]) -> PixelSource:
+        """Pixels by digest, from ``contents`` of the request at hand or else from the journal."""
+
+        async def pixels(digest: str) -> PixelImage:
+            task = self._preparing.get(digest)
+            if task is None:
+                task = asyncio.create_task(self._prepare(digest, contents.get(digest)))
+                self._preparing[digest] = task
+                task.add_done_callback(lambda _: self._preparing.pop(digest, None))
+            # Shared: one of those who wait for it may leave.
+            return await asyncio.shield(task)
+
+        return pixels
+
+    async def _take(self, source: ImageInput) -> GatheredImage:
+        content = await self._fetch(source)
+        return await self._in_thread(partial(self._examine, content))
+
+    async def _fetch(self, source: ImageInput) -> bytes:
+        match source:
+            case RawImage():
+                check_content_type(source.content_type)
+                return self._fetcher.check_size(source.content)
+            case InlineImage():
+                return await self._in_thread(partial(self._fetcher.decode_base64, source.data))
+            case str():
+                return await self._fetcher.fetch(source)
+
+    async def _prepare(self, digest: str, content: bytes | None) -> PixelImage:
+        if content is None:
+            content = await self._read_recorded(digest)
+        return await self._in_thread(partial(self._pixels, digest, content))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    # --- in a thread ----------------------------------------------------------------------------
+
+    def _examine(self, content: bytes) -> GatheredImage:
+        decoded = decode_image(content, max_megapixels=self._settings.max_image_megapixels)
+        image = SessionImage(
+            digest=digest_bytes(content),
+            width=decoded.width,
+            height=decoded.height,
+            num_tokens=self._processor.num_image_tokens(decoded.width, decoded.height),
+            format=decoded.format,
+        )
+        return GatheredImage(image, content)
+
+    def _pixels(self, digest: str, content: bytes) -> PixelImage:
+        decoded = decode_image(content, max_megapixels=self._settings.max_image_megapixels)
+        return self._processor.pixels(decoded.picture, digest)
+
+
+async def _all_of(works: Sequence[Awaitable[T]]) -> tuple[T, ...]:
+    """All results in order; at the first failure the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return tuple(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()

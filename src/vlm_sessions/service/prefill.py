@@ -1,0 +1,68 @@
+"""Work ahead: what an opened session will surely need is computed before its first question."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+
+from vlm_sessions.engine.interface import AsyncEngine
+from vlm_sessions.engine.types import Retention, Sampling, Turn
+from vlm_sessions.errors import VlmError
+from vlm_sessions.logs import get_logger
+from vlm_sessions.processing import Segment
+from vlm_sessions.service.images import ImageDesk
+from vlm_sessions.sessions.session import Session
+
+_log = get_logger("prefill")
+
+
+class Prefills:
+    """Background turns without an answer, at most one for each session.
+
+    They only warm caches: one that fails costs the first prompt time, never its answer.
+    """
+
+    def __init__(self, engine: AsyncEngine, images: ImageDesk) -> None:
+        self._engine = engine
+        self._images = images
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # by session id
+
+    def begin(self, session: Session, opening: Segment, contents: Mapping[str, bytes]) -> None:
+        """Start to compute ``opening``; ``contents``: digest -> bytes of its images."""
+        turn = Turn(
+            turn_id=uuid.uuid4().hex,
+            tokens=opening.tokens,
+            images=opening.images,
+            sampling=Sampling(max_new_tokens=0),
+            retention=Retention(session.id, session.expires_at),
+        )
+        task = asyncio.create_task(self._run(session.id, turn, contents))
+        self._tasks[session.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(session.id, None))
+
+    async def done(self, session_id: str) -> None:
+        """Wait until nothing is being computed ahead for this session."""
+        task = self._tasks.get(session_id)
+        if task is not None:
+            await asyncio.wait([task])
+
+    async def cancel(self, session_id: str) -> None:
+        """End it, and wait until the engine has been told."""
+        task = self._tasks.get(session_id)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def close(self) -> None:
+        for session_id in tuple(self._tasks):
+            await self.cancel(session_id)
+
+    async def _run(self, session_id: str, turn: Turn, contents: Mapping[str, bytes]) -> None:
+        try:
+            async for _ in self._engine.submit(turn, self._images.pixel_source(contents)):
+                pass
+        except VlmError as error:
+            _log.warning("prefill_failed", session_id=session_id, code=error.code)
+        except Exception:  # noqa: BLE001  # a task of its own: nobody else would tell
+            _log.exception("prefill_failed", session_id=session_id)

@@ -1,0 +1,82 @@
+"""Text into tokens for the service: within limits, and off the event loop when it is long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from vlm_sessions.errors import ContextOverflow
+from vlm_sessions.processing import ImageRef, Message, Processor, Segment
+
+INLINE_CHARS = 4000
+"""A text up to this long is tokenized in less time than a thread takes to be woken."""
+
+
+class TextDesk:
+    """A processor's text side with the limits of this service around it."""
+
+    def __init__(self, processor: Processor, *, max_chars: int) -> None:
+        self._processor = processor
+        self._max_chars = max_chars
+        self._max_context = processor.max_context
+
+    def fit_engine(self, max_context: int) -> None:
+        """Lower the context to what the engine, once started, has room for."""
+        self._max_context = min(self._processor.max_context, max_context)
+
+    def room_after(self, num_tokens: int) -> int:
+        """Tokens of an answer that fit after a conversation of ``num_tokens``.
+
+        Raises:
+            ContextOverflow: not even one.
+        """
+        if num_tokens >= self._max_context:
+            raise ContextOverflow(
+                f"The conversation with this prompt has {num_tokens} tokens; together with an "
+                f"answer it must fit the model's context of {self._max_context}. Shorten the "
+                "prompt, or open a new session."
+            )
+        return self._max_context - num_tokens
+
+    async def opening(self, system: str | None, images: Sequence[ImageRef]) -> Segment:
+        """The certain beginning of a conversation.
+
+        Raises:
+            ReservedText, ContextOverflow.
+        """
+        work = partial(self._processor.encode_opening, system, images)
+        return await self._encode(work, (system or "",))
+
+    async def turn(
+        self, *, first: bool, system: str | None, text: str, images: Sequence[ImageRef]
+    ) -> Segment:
+        """What a user's turn adds.
+
+        Raises:
+            ReservedText, ContextOverflow.
+        """
+        work = partial(
+            self._processor.encode_turn, first=first, system=system, text=text, images=images
+        )
+        return await self._encode(work, (system or "", text))
+
+    async def whole(self, messages: Sequence[Message]) -> Segment:
+        """A conversation from its first to its last message.
+
+        Raises:
+            ReservedText, ContextOverflow.
+        """
+        work = partial(self._processor.encode_conversation, messages)
+        return await self._encode(work, [message.text for message in messages])
+
+    async def _encode(self, work: Callable[[], Segment], texts: Sequence[str]) -> Segment:
+        num_chars = sum(len(text) for text in texts)
+        if num_chars > self._max_chars:
+            raise ContextOverflow(
+                f"The request's text has {num_chars} characters, the limit is {self._max_chars}. "
+                "Shorten it; VLM_MAX_PROMPT_CHARS raises the limit."
+            )
+        segment = work() if num_chars <= INLINE_CHARS else await asyncio.to_thread(work)
+        self.room_after(len(segment.tokens))
+        return segment

@@ -1,0 +1,267 @@
+"""Running prompts: one task each, from the line to the record.
+
+    client ◀── events ── channel ◀── task: line → prepare → engine → (all taken?) → record
+
+The task owns everything that must be undone, so a client may leave at any moment: ``aclose`` on the
+events ends the task and waits until the session is free again. The answer is recorded only after
+the client has taken its last delta and asks for more; from the beginning of the recording on, the
+turn can no longer be cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from vlm_sessions.config import Settings
+from vlm_sessions.engine.interface import AsyncEngine
+from vlm_sessions.engine.types import Event, Turn
+from vlm_sessions.errors import DeadlineExceeded, Draining, Internal, VlmError
+from vlm_sessions.logs import get_logger
+from vlm_sessions.processing import Processor
+from vlm_sessions.protocol.schema import Answer, AnswerEvent, SamplingOptions, TextDelta
+from vlm_sessions.service.admission import Admission
+from vlm_sessions.service.generation import Generation, to_sampling
+from vlm_sessions.service.images import ImageDesk
+from vlm_sessions.service.running import Ending, RunningPrompt
+from vlm_sessions.service.work import PreparedTurn, Work
+
+ENGINE_WAIT_SECONDS = 15.0
+"""For an engine that is being replaced; one that takes longer is reported to the client."""
+
+_log = get_logger("turns")
+
+
+class TurnRunner:
+    """All running prompts of a service. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: AsyncEngine,
+        processor: Processor,
+        images: ImageDesk,
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._processor = processor
+        self._images = images
+        self._admission = Admission(
+            max_waiting_per_session=settings.max_queued_per_session,
+            max_prompts=settings.max_queued,
+        )
+        self._running: set[RunningPrompt] = set()
+
+    @property
+    def num_prompts(self) -> int:
+        """Running or waiting."""
+        return self._admission.num_prompts
+
+    async def events(
+        self, work: Work, options: SamplingOptions, *, request_id: str, stream: bool
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """Run a prompt; see ``AnswerStream``. Nothing happens before the first event is asked for.
+
+        Raises:
+            QueueFull, DeadlineExceeded, EngineUnavailable, EngineLost, Draining, Internal; what
+            the work raises when it is prepared or recorded.
+        """
+        settings = self._settings
+        prompt = RunningPrompt(
+            work,
+            options,
+            request_id=request_id,
+            limit_seconds=(
+                settings.stream_timeout_seconds if stream else settings.prompt_timeout_seconds
+            ),
+        )
+        prompt.task = asyncio.create_task(self._run(prompt), name=f"prompt-{request_id}")
+        prompt.task.add_done_callback(lambda task: self._settle(prompt, task))
+        self._running.add(prompt)
+        try:
+            while True:
+                event = await prompt.channel.get()
+                if isinstance(event, VlmError):
+                    raise event
+                yield event
+                prompt.channel.task_done()  # the client came back for more
+                if isinstance(event, Answer):
+                    return
+        finally:
+            prompt.end(Ending.ABANDONED)
+            try:
+                await prompt.over()
+            finally:
+                self._running.discard(prompt)
+
+    def cancel_session(self, session_id: str) -> bool:
+        """End the session's running prompt, if there is one; those that wait go on."""
+        ended = [
+            prompt.end(Ending.CANCELLED)
+            for prompt in self._running
+            if prompt.at_work and prompt.work.session_id == session_id
+        ]
+        return any(ended)
+
+    def cancel_request(self, request_id: str) -> bool:
+        """End the prompt of this request, running or waiting."""
+        ended = [
+            prompt.end(Ending.CANCELLED)
+            for prompt in self._running
+            if prompt.request_id == request_id
+        ]
+        return any(ended)
+
+    async def session_idle(self, session_id: str) -> None:
+        """Wait until the session's prompt that was just cancelled has let go of the engine."""
+        for prompt in tuple(self._running):
+            if prompt.at_work and prompt.work.session_id == session_id:
+                await prompt.over()
+
+    async def close(self) -> None:
+        """End all prompts; their clients are told that the service shuts down."""
+        for prompt in tuple(self._running):
+            prompt.end(Ending.SHUTDOWN)
+        for prompt in tuple(self._running):
+            await prompt.over()
+
+    # --- the task -------------------------------------------------------------------------------
+
+    async def _run(self, prompt: RunningPrompt) -> None:
+        """The boundary: whatever happens, the client's channel ends with an answer or an error."""
+        outcome: AnswerEvent | VlmError
+        try:
+            outcome = await self._answer(prompt)
+        except asyncio.CancelledError:
+            if prompt.ending is not Ending.CANCELLED:
+                outcome = _shutting_down()
+            else:
+                outcome = await self._cancelled_answer(prompt)
+        except VlmError as error:
+            outcome = error
+        except Exception:  # noqa: BLE001  # a bug of ours must not leave a client waiting
+            _log.exception("prompt_failed", request_id=prompt.request_id)
+            outcome = Internal("The service failed on this prompt; the session is as it was.")
+        prompt.channel.put_nowait(outcome)
+
+    async def _answer(self, prompt: RunningPrompt) -> Answer:
+        deadline = asyncio.timeout(prompt.limit_seconds)
+        try:
+            async with deadline, _place(prompt, self._admission):
+                generation = await self._generate(prompt)
+                await prompt.channel.join()
+                if generation.cancelled:
+                    return generation.for_client(prompt.lifetime)
+                # From here on it counts: neither deadline nor cancelling may tear it in two.
+                prompt.recording = True
+                deadline.reschedule(None)
+                lifetime = await prompt.work.record(generation.for_record())
+                return generation.for_client(lifetime)
+        except TimeoutError as exc:
+            if not deadline.expired():
+                raise
+            raise DeadlineExceeded(
+                f"The prompt was not finished within {prompt.limit_seconds:g} s and left no "
+                "trace. Ask for fewer tokens, stream the answer, or retry when there is less load."
+            ) from exc
+
+    async def _generate(self, prompt: RunningPrompt) -> Generation:
+        """Have the engine compute the turn; deltas go to the client as they come."""
+        prepared = await prompt.work.prepare()
+        await self._engine.wait_ready(ENGINE_WAIT_SECONDS)
+        generation = prompt.generation = Generation(
+            self._processor,
+            prompt.options.stop,
+            num_prompt_tokens=len(prepared.tokens),
+            started=prompt.started,
+            turn_index=prepared.num_earlier_answers,
+        )
+        turn = self._turn(prompt, prepared)
+        # The disk works while the device does; the first event waits for both.
+        announcing = asyncio.ensure_future(self._announce(prompt))
+        try:
+            async with self._submitted(turn, prepared) as events:
+                async for event in events:
+                    await self._emit(prompt, generation.take(event), announcing)
+                    if generation.finished:
+                        break
+            await self._emit(prompt, generation.end(), announcing)
+            await announcing
+        finally:
+            if not announcing.done():
+                announcing.cancel()
+            with suppress(VlmError, asyncio.CancelledError):
+                await announcing
+        if not generation.finished:
+            raise Internal("The engine ended a prompt without an answer.")
+        return generation
+
+    async def _emit(
+        self, prompt: RunningPrompt, text: str, announcing: asyncio.Future[None]
+    ) -> None:
+        if text:
+            await announcing
+            prompt.channel.put_nowait(TextDelta(text=text))
+
+    def _turn(self, prompt: RunningPrompt, prepared: PreparedTurn) -> Turn:
+        return Turn(
+            turn_id=uuid.uuid4().hex,
+            tokens=prepared.tokens,
+            images=prepared.images,
+            sampling=to_sampling(prompt.options, self._settings, room=prepared.max_new_tokens),
+            retention=prepared.retention,
+        )
+
+    @asynccontextmanager
+    async def _submitted(
+        self, turn: Turn, prepared: PreparedTurn
+    ) -> AsyncIterator[AsyncIterator[Event]]:
+        """The turn's events; leaving the block ends it in the engine."""
+        events = self._engine.submit(turn, self._images.pixel_source(prepared.contents))
+        try:
+            yield events
+        finally:
+            if isinstance(events, AsyncGenerator):
+                await events.aclose()
+            else:
+                await self._engine.cancel(turn.turn_id)
+
+    async def _announce(self, prompt: RunningPrompt) -> None:
+        prompt.lifetime = await prompt.work.announce()
+
+    async def _cancelled_answer(self, prompt: RunningPrompt) -> Answer:
+        """What there is of the answer; what was announced with it holds all the same."""
+        if prompt.lifetime is None:
+            with suppress(VlmError):  # the session may be what was ended
+                await self._announce(prompt)
+        return self._as_cancelled(prompt)
+
+    def _as_cancelled(self, prompt: RunningPrompt) -> Answer:
+        generation = prompt.generation or Generation(
+            self._processor, (), num_prompt_tokens=0, started=prompt.started
+        )
+        return generation.for_client(prompt.lifetime, cancelled=True)
+
+    def _settle(self, prompt: RunningPrompt, task: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step never gets to say anything itself."""
+        if task.cancelled():
+            asked = prompt.ending is Ending.CANCELLED
+            prompt.channel.put_nowait(self._as_cancelled(prompt) if asked else _shutting_down())
+
+
+def _shutting_down() -> Draining:
+    return Draining("The service is shutting down. Send the prompt again.")
+
+
+@asynccontextmanager
+async def _place(prompt: RunningPrompt, admission: Admission) -> AsyncIterator[None]:
+    """Wait in line; inside, the session is this prompt's."""
+    with prompt.work.in_use():
+        async with admission.admit(prompt.work.session_id):
+            prompt.at_work = True
+            try:
+                yield
+            finally:
+                prompt.at_work = False

@@ -1,0 +1,171 @@
+"""The journal: what it keeps, how it keeps it private, what happens when it cannot."""
+
+import asyncio
+import sqlite3
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.sessions.test_session import make_session, make_turn
+from vlm_sessions.errors import ConfigError, InsufficientStorage, Internal, SessionClosed
+from vlm_sessions.sessions.journal import DATABASE_NAME, Journal
+from vlm_sessions.sessions.session import (
+    Session,
+    SessionImage,
+    SessionState,
+    Tombstone,
+    end_session,
+    open_session,
+)
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    journal = Journal(tmp_path / "state")
+    await journal.open()
+    yield journal
+    await journal.close()
+
+
+async def reopened(journal: Journal, tmp_path: Path) -> Journal:
+    await journal.close()
+    again = Journal(tmp_path / "state")
+    await again.open()
+    return again
+
+
+def session_with(*digests: str) -> Session:
+    images = tuple(SessionImage(digest, 3, 4, 5, "PNG") for digest in digests)
+    return open_session(now=1.0, idle_seconds=9, max_seconds=99, system="s", images=images)
+
+
+def stored_digests(tmp_path: Path) -> set[str]:
+    with sqlite3.connect(tmp_path / "state" / DATABASE_NAME) as connection:
+        return {digest for (digest,) in connection.execute("SELECT digest FROM images")}
+
+
+async def test_a_session_comes_back_as_it_was(journal: Journal, tmp_path: Path) -> None:
+    session = session_with("d1", "d2")
+    await journal.add(session, {"d1": b"one", "d2": b"two"})
+    new = SessionImage("d3", 1, 1, 1, "JPEG")
+    after = session.with_turn(make_turn(1), images=(new,), system="other", now=5.0)
+    await journal.append(session, after, {"d3": b"three"})
+    last = after.with_turn(make_turn(2), images=(), system="other", now=6.0)
+    await journal.append(after, last, {})
+
+    again = await reopened(journal, tmp_path)
+    try:
+        assert (await again.load()).sessions == (last,)
+        assert await again.read_image("d3") == b"three"
+    finally:
+        await again.close()
+
+
+async def test_files_belong_to_the_user_alone(journal: Journal, tmp_path: Path) -> None:
+    await journal.add(make_session(), {})
+    directory = tmp_path / "state"
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir()}
+    assert len(modes) == 4  # lock, database, write-ahead log, its index
+    assert set(modes.values()) == {0o600}
+
+
+async def test_a_second_service_on_the_same_directory_is_refused(
+    journal: Journal, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="Another service uses"):
+        await Journal(tmp_path / "state").open()
+    again = await reopened(journal, tmp_path)  # free once the first has closed
+    await again.close()
+
+
+async def test_a_journal_of_a_newer_release_is_refused(journal: Journal, tmp_path: Path) -> None:
+    await journal.close()
+    with sqlite3.connect(tmp_path / "state" / DATABASE_NAME) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(ConfigError, match="version 99"):
+        await Journal(tmp_path / "state").open()
+
+
+async def test_an_unwritable_directory_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="VLM_STATE_DIR"):
+        await Journal(tmp_path / "file").open()
+
+
+async def test_bytes_of_an_image_go_with_the_last_session_that_has_it(
+    journal: Journal, tmp_path: Path
+) -> None:
+    first, second = session_with("shared", "own"), session_with("shared")
+    await journal.add(first, {"shared": b"s", "own": b"o"})
+    await journal.add(second, {"shared": b"s"})
+    await journal.end(end_session(first, SessionState.CLOSED, 2.0))
+    assert stored_digests(tmp_path) == {"shared"}
+    await journal.end(end_session(second, SessionState.EXPIRED, 2.0))
+    assert stored_digests(tmp_path) == set()
+    with pytest.raises(Internal):
+        await journal.read_image("shared")
+
+
+async def test_an_ended_session_leaves_only_its_tombstone(journal: Journal, tmp_path: Path) -> None:
+    session = session_with()
+    await journal.add(session, {})
+    after = session.with_turn(make_turn(1), images=(), system="s", now=2.0)
+    await journal.append(session, after, {})
+    await journal.end(end_session(session, SessionState.CLOSED, 3.0))
+    contents = await journal.load()
+    assert contents.sessions == ()
+    assert contents.tombstones == (Tombstone(session.id, SessionState.CLOSED, 3.0),)
+    with sqlite3.connect(tmp_path / "state" / DATABASE_NAME) as connection:
+        assert connection.execute("SELECT count(*) FROM turns").fetchone() == (0,)
+        assert connection.execute("SELECT system FROM sessions").fetchone() == (None,)
+    await journal.forget(3.5)
+    assert (await journal.load()).tombstones == ()
+
+
+async def test_a_turn_of_a_session_that_ended_is_refused(journal: Journal) -> None:
+    session = session_with()
+    await journal.add(session, {})
+    await journal.end(end_session(session, SessionState.CLOSED, 3.0))
+    after = session.with_turn(make_turn(1), images=(), system="s", now=4.0)
+    with pytest.raises(SessionClosed):
+        await journal.append(session, after, {})
+
+
+async def test_a_full_disk_is_told_and_changes_nothing(journal: Journal) -> None:
+    kept = session_with("d")
+    await journal.add(kept, {"d": b"x"})
+
+    def fill(connection: sqlite3.Connection) -> None:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    await journal._submit(fill)
+    with pytest.raises(InsufficientStorage):
+        await journal.add(session_with("big"), {"big": bytes(1_000_000)})
+    assert (await journal.load()).sessions == (kept,)
+    await journal.touch(kept.used(3.0))  # and what needs no room goes on
+
+
+async def test_writes_that_wait_together_share_a_commit_and_a_bad_one_harms_no_other(
+    journal: Journal,
+) -> None:
+    sessions = [session_with() for _ in range(30)]
+    before = journal.num_commits
+    lonely = session_with()
+    orphan = lonely.with_turn(make_turn(1), images=(), system="s", now=2.0)
+    results = await asyncio.gather(
+        *(journal.add(one, {}) for one in sessions), return_exceptions=True
+    )
+    assert results == [None] * 30
+    assert journal.num_commits - before < 30
+
+    more = [session_with() for _ in range(10)]
+    writes = [journal.add(one, {}) for one in more]
+    writes.insert(5, journal.append(lonely, orphan, {}))
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    assert isinstance(results.pop(5), SessionClosed)
+    assert results == [None] * 10
+    assert len((await journal.load()).sessions) == 40

@@ -1,0 +1,199 @@
+"""The table of open sessions: limits, lifetimes, ends, restarts."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.clock import Clock
+from tests.unit.sessions.test_session import make_turn
+from vlm_sessions.config import Settings
+from vlm_sessions.errors import (
+    InsufficientStorage,
+    MalformedSessionId,
+    SessionClosed,
+    SessionExpired,
+    SessionNotFound,
+    TooManySessions,
+)
+from vlm_sessions.sessions.journal import Journal
+from vlm_sessions.sessions.session import Session
+from vlm_sessions.sessions.store import SessionStore
+
+SETTINGS = Settings(
+    session_idle_seconds=60, session_max_seconds=300, tombstone_seconds=100, max_sessions=3
+)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[SessionStore]:
+    store = SessionStore(Journal(tmp_path), SETTINGS, clock)
+    await store.start()
+    yield store
+    await store.close()
+
+
+async def restarted(store: SessionStore, tmp_path: Path, clock: Clock) -> SessionStore:
+    await store.close()
+    again = SessionStore(Journal(tmp_path), SETTINGS, clock)
+    await again.start()
+    return again
+
+
+async def opened(store: SessionStore) -> Session:
+    return await store.open(system=None, images=(), contents={})
+
+
+async def with_turn(store: SessionStore, session: Session) -> Session:
+    return await store.append(session, make_turn(1), images=(), contents={}, system=None)
+
+
+async def test_unknown_malformed_closed_and_expired_ids_each_have_their_error(
+    store: SessionStore, clock: Clock
+) -> None:
+    with pytest.raises(SessionNotFound):
+        store.get("f" * 32)
+    with pytest.raises(MalformedSessionId):
+        store.get("not_an_id")
+    closed, expired = await opened(store), await opened(store)
+    await store.end(closed.id)
+    with pytest.raises(SessionClosed):
+        store.get(closed.id)
+    clock.advance(60)
+    with pytest.raises(SessionExpired):
+        store.get(expired.id)
+
+
+async def test_an_ended_session_is_forgotten_after_a_while(
+    store: SessionStore, clock: Clock
+) -> None:
+    closed, expired = await opened(store), await opened(store)
+    await store.end(closed.id)
+    clock.advance(61)
+    assert await store.sweep() == (expired.id,)
+    with pytest.raises(SessionExpired):
+        store.get(expired.id)
+    clock.advance(60)
+    await store.sweep()
+    with pytest.raises(SessionNotFound):
+        store.get(closed.id)
+    with pytest.raises(SessionExpired):
+        store.get(expired.id)
+
+
+async def test_a_lifetime_slides_with_use_up_to_the_absolute_maximum(
+    store: SessionStore, clock: Clock
+) -> None:
+    session = await opened(store)
+    for _ in range(6):
+        clock.advance(49)
+        assert await store.sweep() == ()
+        touched = await store.touch(session.id)
+    assert touched.expires_at == session.created_at + 300
+    clock.advance(6)
+    assert await store.sweep() == (session.id,)
+
+
+async def test_a_session_in_use_outlives_its_idle_time_but_not_its_maximum(
+    store: SessionStore, clock: Clock
+) -> None:
+    session = await opened(store)
+    store.begin_use(session.id)
+    clock.advance(200)
+    assert await store.sweep() == ()
+    assert store.get(session.id).id == session.id
+    clock.advance(101)
+    assert await store.sweep() == (session.id,)
+
+
+async def test_too_many_sessions_are_refused_until_one_ends(
+    store: SessionStore, clock: Clock
+) -> None:
+    sessions = [await opened(store) for _ in range(3)]
+    with pytest.raises(TooManySessions) as refused:
+        await opened(store)
+    assert refused.value.retry_after
+    await store.end(sessions[0].id)
+    await opened(store)
+    clock.advance(61)  # sessions whose time has come make room at once
+    await opened(store)
+    assert store.num_open == 1
+
+
+async def test_opens_at_the_same_time_do_not_pass_the_limit_together(store: SessionStore) -> None:
+    results = await asyncio.gather(*(opened(store) for _ in range(6)), return_exceptions=True)
+    assert sum(isinstance(one, TooManySessions) for one in results) == 3
+    assert store.num_open == 3
+
+
+async def test_everything_is_there_after_a_restart(
+    store: SessionStore, tmp_path: Path, clock: Clock
+) -> None:
+    open_one, closed = await opened(store), await opened(store)
+    open_one = await with_turn(store, open_one)
+    clock.advance(30)
+    open_one = await store.touch(open_one.id)
+    await store.end(closed.id)
+    again = await restarted(store, tmp_path, clock)
+    try:
+        assert again.get(open_one.id) == open_one
+        with pytest.raises(SessionClosed):
+            again.get(closed.id)
+    finally:
+        await again.close()
+
+
+async def test_sessions_that_expired_while_the_service_was_down_are_expired(
+    store: SessionStore, tmp_path: Path, clock: Clock
+) -> None:
+    session = await opened(store)
+    await store.close()
+    clock.advance(61)
+    again = await restarted(store, tmp_path, clock)
+    try:
+        assert again.num_open == 0
+        with pytest.raises(SessionExpired):
+            again.get(session.id)
+    finally:
+        await again.close()
+
+
+async def test_a_change_that_was_journalled_happens_though_its_caller_is_cancelled(
+    store: SessionStore,
+) -> None:
+    task = asyncio.ensure_future(opened(store))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await store._journal.load()  # behind the write, on the same thread
+    await asyncio.sleep(0)
+    assert store.num_open == len((await store._journal.load()).sessions) == 1
+
+
+async def test_a_turn_of_a_session_closed_meanwhile_is_not_recorded(store: SessionStore) -> None:
+    session = await opened(store)
+    await store.end(session.id)
+    with pytest.raises(SessionClosed):
+        await with_turn(store, session)
+
+
+async def test_a_full_journal_leaves_the_session_as_it_was(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await opened(store)
+
+    async def full(*_: object) -> None:
+        raise InsufficientStorage("full")
+
+    monkeypatch.setattr(store._journal, "append", full)
+    with pytest.raises(InsufficientStorage):
+        await with_turn(store, session)
+    assert store.get(session.id) == session
