@@ -23,6 +23,7 @@ class HttpReply:
     """A whole reply: ``body`` is bytes, or for a stream (status 200 only) an iterator of chunks.
 
     A streaming reply's iterator never raises: a late failure is an ``error`` event within it.
+    Who does not read it to its end calls its ``aclose``, at once also if nothing was read yet.
     """
 
     status: int

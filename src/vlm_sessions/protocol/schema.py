@@ -41,8 +41,8 @@ class SamplingOptions(_Model):
     """Greedy unless a temperature is given."""
 
     max_new_tokens: int | None = Field(None, ge=1)
-    temperature: float = Field(0.0, ge=0.0, le=5.0, strict=False)
-    top_p: float = Field(1.0, gt=0.0, le=1.0, strict=False)
+    temperature: float = Field(0.0, ge=0.0, le=5.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
     top_k: int = Field(0, ge=0, description="0: no limit.")
     seed: int | None = Field(None, ge=0, lt=2**63)
     stop: tuple[StopText, ...] = Field((), max_length=8, strict=False)
@@ -153,6 +153,8 @@ class Answer(_Model):
     timing: Timing
     lifetime: Lifetime | None = None
     """Of the session; ``None`` for a prompt without one."""
+    turn_index: int = Field(0, ge=0)
+    """How many answers the conversation had before this one. For metrics; not sent to clients."""
 
 
 AnswerEvent = TextDelta | Answer

@@ -1,0 +1,57 @@
+"""What the door needs of the service behind it. ``service.SessionService`` has it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from vlm_sessions.protocol.schema import (
+    AnswerEvent,
+    Cancelled,
+    Chat,
+    Closed,
+    Described,
+    Generate,
+    Lifetime,
+    Opened,
+    OpenSession,
+    Prompt,
+)
+
+
+class AnswerStream(Protocol):
+    """An answer as it comes: ``TextDelta`` …, then exactly one ``Answer``, or a ``VlmError``.
+
+    Closing ``events`` early cancels the prompt.
+    """
+
+    @property
+    def lifetime(self) -> Lifetime | None:
+        """Of the session, renewed by this prompt; ``None`` outside one."""
+        ...
+
+    @property
+    def events(self) -> AsyncIterator[AnswerEvent]: ...
+
+
+class Service(Protocol):
+    """The session layer. All methods may raise any ``VlmError``, having changed nothing."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a prompt would succeed now."""
+        ...
+
+    async def open(self, command: OpenSession, /) -> Opened: ...
+
+    async def prompt(
+        self, session_id: str, command: Prompt | Chat, request_id: str, /
+    ) -> AnswerStream: ...
+
+    async def generate(self, command: Generate | Chat, request_id: str, /) -> AnswerStream: ...
+
+    async def cancel(self, session_id: str, /) -> Cancelled: ...
+
+    async def describe(self, session_id: str, /) -> Described: ...
+
+    async def close_session(self, session_id: str, /) -> Closed: ...
