@@ -111,10 +111,14 @@ class Settings(BaseModel):
     max_payload_mb: int = Field(25, ge=1, le=1024, description="Body of a request, MiB.")
     max_image_mb: int = Field(20, ge=1, description="Encoded bytes of one image, MiB.")
     max_image_megapixels: int = Field(50, ge=1, description="Size of one decoded image.")
-    max_images_per_session: int = Field(16, ge=1)
-    max_prompt_chars: int = Field(100_000, ge=1)
-    default_max_new_tokens: int = Field(256, ge=1)
-    limit_max_new_tokens: int = Field(4096, ge=1)
+    max_images_per_session: int = Field(
+        16, ge=1, description="Images of one session, those of its prompts included."
+    )
+    max_prompt_chars: int = Field(100_000, ge=1, description="Text of one request.")
+    default_max_new_tokens: int = Field(
+        256, ge=1, description="Longest answer to a request that names no limit, in tokens."
+    )
+    limit_max_new_tokens: int = Field(4096, ge=1, description="The most that a request may name.")
     prompt_timeout_seconds: float = Field(
         55.0, gt=0, description="A single reply's deadline; SageMaker cuts at 60 s."
     )
@@ -135,7 +139,7 @@ class Settings(BaseModel):
     # Operation
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(_log_level)
-    ] = "info"
+    ] = Field("info", description="Least severe log lines that are written.")
     log_content: bool = Field(False, description="Also log prompts and answers. Off: never.")
 
     @model_validator(mode="before")

@@ -1,0 +1,97 @@
+"""Packs handler, its settings and the built-in model with torch-model-archiver.
+
+The result is ``<store>/llava``, a directory in the archiver's ``no-archive`` format: what
+TorchServe loads, and what an uncompressed model on S3 looks like. It is made anew when any of its
+sources has changed. A model named by ``VLM_MODEL`` is not copied: the handler reads that setting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm_sessions.serve.errors import CannotServe
+
+MODEL_NAME = "llava"
+CHECKPOINT = "checkpoint"
+"""Name of the directory inside the packed model that holds the built-in checkpoint."""
+_ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is packed; ``checkpoint`` may be absent, then ``VLM_MODEL`` must be set."""
+
+    handler: Path = _ROOT / "handlers" / "llava_handler.py"
+    config: Path = _ROOT / "handlers" / "llava" / "model-config.yaml"
+    checkpoint: Path = _ROOT / "demo" / "model"
+
+
+def default_store() -> Path:
+    """``model_store`` of the checkout, else of the working directory."""
+    return (_ROOT if Sources().handler.is_file() else Path.cwd()) / "model_store"
+
+
+def ensure_packed(store: Path, sources: Sources | None = None) -> bool:
+    """Pack into ``store`` unless what is there was packed from just these sources.
+
+    Returns:
+        Whether anything had to be done.
+
+    Raises:
+        CannotServe: there is neither a packed model nor anything to pack, or packing failed.
+    """
+    sources = sources or Sources()
+    target = store / MODEL_NAME
+    if not sources.handler.is_file():
+        if not (target / "MAR-INF" / "MANIFEST.json").is_file():
+            raise CannotServe(f"There is no packed model in {store}. Run it in a checkout.")
+        return False
+    stamp = store / f".{MODEL_NAME}.digest"
+    digest = _digest(sources)
+    if target.is_dir() and stamp.is_file() and stamp.read_text() == digest:
+        return False
+    store.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=store, prefix=".packing-") as work:
+        packed = _pack(Path(work), sources)
+        shutil.rmtree(target, ignore_errors=True)
+        packed.rename(target)
+    stamp.write_text(digest)
+    return True
+
+
+def _pack(work: Path, sources: Sources) -> Path:
+    extra: list[str] = []
+    if sources.checkpoint.is_dir():
+        # The archiver copies what is in a directory, not the directory.
+        shutil.copytree(sources.checkpoint, work / "extra" / CHECKPOINT)
+        extra = ["--extra-files", str(work / "extra")]
+    command = [
+        *(sys.executable, "-m", "model_archiver.model_packaging"),
+        *("--model-name", MODEL_NAME, "--version", "1.0"),
+        *("--handler", str(sources.handler), "--config-file", str(sources.config)),
+        *("--archive-format", "no-archive", "--export-path", str(work), "--force"),
+        *extra,
+    ]
+    packing = subprocess.run(command, capture_output=True, text=True, check=False)
+    packed = work / MODEL_NAME
+    if packing.returncode or not packed.is_dir():
+        raise CannotServe(f"torch-model-archiver failed: {packing.stderr.strip()[-500:]}")
+    return packed
+
+
+def _digest(sources: Sources) -> str:
+    """Of every source file's name and content."""
+    files = [sources.handler, sources.config]
+    files += sorted(path for path in sources.checkpoint.rglob("*") if path.is_file())
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,57 @@
+"""What is packed, and when it is packed anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vlm_sessions.serve.errors import CannotServe
+from vlm_sessions.serve.packaging import Sources, ensure_packed
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Sources:
+    checkpoint = tmp_path / "model"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    (tmp_path / "some_handler.py").write_text("class Handler: pass\n")
+    (tmp_path / "model-config.yaml").write_text("batchSize: 1\n")
+    return Sources(tmp_path / "some_handler.py", tmp_path / "model-config.yaml", checkpoint)
+
+
+def test_the_handler_its_settings_and_the_checkpoint_are_packed(
+    tmp_path: Path, sources: Sources
+) -> None:
+    store = tmp_path / "store"
+    assert ensure_packed(store, sources)
+    packed = {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
+    assert packed == {
+        ".llava.digest",
+        "llava/MAR-INF/MANIFEST.json",
+        "llava/checkpoint/config.json",
+        "llava/model-config.yaml",
+        "llava/some_handler.py",
+    }
+
+
+def test_it_is_packed_anew_only_when_a_source_has_changed(tmp_path: Path, sources: Sources) -> None:
+    store = tmp_path / "store"
+    assert ensure_packed(store, sources)
+    assert not ensure_packed(store, sources)
+    (sources.checkpoint / "config.json").write_text('{"new": 1}')
+    assert ensure_packed(store, sources)
+    assert (store / "llava" / "checkpoint" / "config.json").read_text() == '{"new": 1}'
+
+
+def test_a_packed_store_serves_without_its_sources(tmp_path: Path, sources: Sources) -> None:
+    store = tmp_path / "store"
+    ensure_packed(store, sources)
+    sources.handler.unlink()
+    assert not ensure_packed(store, sources)
+
+
+def test_neither_a_packed_model_nor_sources_is_an_error(tmp_path: Path) -> None:
+    absent = Sources(tmp_path / "handler.py", tmp_path / "config.yaml", tmp_path / "model")
+    with pytest.raises(CannotServe, match="no packed model"):
+        ensure_packed(tmp_path / "store", absent)

@@ -1,0 +1,168 @@
+"""The product itself, over HTTP: sessions survive the death of whatever computes for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.torchserve.server import Server, serving, wait_gone
+
+PICTURE = Path(__file__).parents[2] / "demo" / "pictures" / "shapes.png"
+SESSION = "x-amzn-sagemaker-session-id"
+
+
+class Chat:
+    """A session, spoken to in plain HTTP."""
+
+    def __init__(self, server: Server) -> None:
+        self._url = server.url + "/invocations"
+        headers = {"content-type": "image/png"}
+        opened = httpx.post(self._url, content=PICTURE.read_bytes(), headers=headers, timeout=60)
+        assert opened.status_code == 200, opened.text
+        self._headers = {SESSION: opened.json()["session_id"]}
+
+    def ask(self, prompt: str, num_tokens: int = 8) -> dict[str, Any]:
+        reply = httpx.post(
+            self._url, json=self._body(prompt, num_tokens), headers=self._headers, timeout=60
+        )
+        assert reply.status_code == 200, reply.text
+        answer: dict[str, Any] = reply.json()
+        return answer
+
+    def stream(self, prompt: str, num_tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The events of an answer: name and data."""
+        return self._events({**self._body(prompt, num_tokens), "stream": True})
+
+    def babble(self, num_tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The events of a long answer, whatever the model has learnt: almost random words."""
+        options = {"temperature": 5.0, "seed": 1, "stream": True}
+        return self._events({**self._body("Talk.", num_tokens), **options})
+
+    def _events(self, body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        with httpx.stream("POST", self._url, json=body, headers=self._headers, timeout=60) as reply:
+            name = ""
+            for line in reply.iter_lines():
+                if line.startswith("event: "):
+                    name = line.removeprefix("event: ")
+                elif line.startswith("data: "):
+                    yield name, json.loads(line.removeprefix("data: "))
+
+    def describe(self) -> dict[str, Any]:
+        body = {"type": "describe_session"}
+        described = httpx.post(self._url, json=body, headers=self._headers, timeout=60)
+        assert described.status_code == 200, described.text
+        record: dict[str, Any] = described.json()
+        return record
+
+    @staticmethod
+    def _body(prompt: str, num_tokens: int) -> dict[str, Any]:
+        options = {"max_new_tokens": num_tokens, "ignore_eos": True}
+        return {"type": "prompt", "prompt": prompt, **options}
+
+
+def test_ping_is_200_and_a_session_remembers(server: Server) -> None:
+    assert httpx.get(server.url + "/ping").status_code == 200
+    chat = Chat(server)
+    first = chat.ask("What is in the top left?")
+    second = chat.ask("Is there another one?")
+    assert second["usage"]["prompt_tokens"] > first["usage"]["prompt_tokens"]
+    assert second["usage"]["cached_tokens"] >= first["usage"]["prompt_tokens"]
+
+
+def test_streamed_and_single_answers_are_the_same(server: Server) -> None:
+    single = Chat(server).ask("What is this?")
+    events = list(Chat(server).stream("What is this?", 8))
+    assert events[-1][0] == "done"
+    assert events[-1][1]["text"] == single["text"]
+    assert "".join(data["text"] for name, data in events if name == "token") == single["text"]
+
+
+def test_what_the_ready_line_says_to_try_works(server: Server) -> None:
+    (ready,) = [line for line in server.lines if "Ready at" in line]
+    command = ready.partition("try: ")[2]
+    with os.popen(command.replace("curl ", "curl -s ", 1)) as curl:
+        assert "text" in json.loads(curl.read())
+
+
+def test_the_workers_log_lines_reach_the_terminal(server: Server) -> None:
+    Chat(server).ask("What is this?")
+    line = server.wait_for_line('"operation": "prompt"', 5)
+    assert json.loads(line)["status"] == 200
+
+
+def test_a_prompt_whose_client_has_left_is_cancelled_and_leaves_no_trace(server: Server) -> None:
+    chat = Chat(server)
+    before = chat.describe()
+    stream = chat.babble(500)
+    assert next(stream)[0] == "token"
+    stream.close()  # type: ignore[attr-defined]
+    server.wait_for_line('"finish_reason": "cancelled"', 10)
+    after = chat.describe()
+    assert after["turns"] == before["turns"] == []
+
+
+def test_killing_the_engine_ends_the_running_stream_with_an_error_and_nothing_else(
+    server: Server,
+) -> None:
+    busy, other = Chat(server), Chat(server)
+    remembered = other.ask("What is this?")
+    events = busy.babble(600)
+    assert next(events)[0] == "token"
+    server.find("vlm_sessions.build").kill()
+    begun = time.monotonic()
+    name, data = list(events)[-1]
+    assert time.monotonic() - begun < 3
+    assert (name, data["error"]["code"]) == ("error", "engine_lost")
+    assert httpx.get(server.url + "/ping").status_code == 503
+    server.wait_serving(server.restart_limit)
+    follow_up = other.ask("Is there another one?")
+    assert follow_up["usage"]["prompt_tokens"] > remembered["usage"]["prompt_tokens"]
+    assert busy.ask("What is this?")["text"] == remembered["text"]
+
+
+def test_killing_the_worker_loses_no_session_and_all_serves_again_within_30_s(
+    server: Server,
+) -> None:
+    chat = Chat(server)
+    chat.ask("What is in the top left?")
+    before = chat.describe()
+    server.worker().kill()
+    server.wait_for_line("has died", 5)
+    server.wait_serving(server.restart_limit)
+    assert chat.describe()["turns"] == before["turns"]
+    chat.ask("Is there another one?")
+
+
+def test_sigterm_leaves_nothing_behind_and_a_restart_takes_the_sessions_up(
+    store: Path, tmp_path: Path
+) -> None:
+    with serving(store, tmp_path, threads="1") as server:
+        chat = Chat(server)
+        chat.ask("What is in the top left?")
+        turns = chat.describe()["turns"]
+        session = chat._headers
+        processes = server.descendants()
+        assert len(processes) == 4
+        assert server.stop() == 0
+        assert not wait_gone(processes)
+    with serving(store, tmp_path, threads="1") as server:
+        body = {"type": "describe_session"}
+        described = httpx.post(server.url + "/invocations", json=body, headers=session)
+        assert described.json()["turns"] == turns
+
+
+def test_a_model_that_cannot_be_loaded_is_named_and_ends_the_start(
+    store: Path, tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(AssertionError, match=r"cannot start.*no directory '/absent/model'"),
+        serving(store, tmp_path, model="/absent/model"),
+    ):
+        pytest.fail("it started")
