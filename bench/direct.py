@@ -1,0 +1,104 @@
+"""The engine alone: the same conversations as through the stack, without edge, TorchServe, adapter,
+session layer and client. What the stack costs is the difference."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+import uuid
+from collections.abc import AsyncIterator
+
+from PIL import Image
+
+from bench.measure import Clock, TurnTimes, time_pieces, turn_times
+from bench.workload import Lengths, Workload
+from vlm_sessions.engine.interface import AsyncEngine
+from vlm_sessions.engine.types import (
+    Event,
+    ImageSpan,
+    PixelImage,
+    Prefilled,
+    Sampling,
+    TokenOut,
+    Turn,
+)
+from vlm_sessions.processing import ImageRef, Processor
+
+
+class DirectConversation:
+    """A conversation about one picture, kept as tokens, as the session layer keeps it."""
+
+    def __init__(self, engine: AsyncEngine, processor: Processor, picture: bytes) -> None:
+        self._engine = engine
+        self._processor = processor
+        digest = hashlib.sha256(picture).hexdigest()
+        with Image.open(io.BytesIO(picture)) as opened:
+            image = opened.convert("RGB")
+        self._pixels = processor.pixels(image, digest)
+        self._image = ImageRef(digest, processor.num_image_tokens(*image.size))
+        self._tokens: tuple[int, ...] = ()
+        self._spans: tuple[ImageSpan, ...] = ()
+        self._prefilled: Prefilled | None = None
+
+    async def open(self) -> None:
+        """Compute what is certain before the first question, as opening a session does."""
+        opening = self._processor.encode_opening(None, [self._image])
+        async for _ in self._submit(opening.tokens, opening.images, num_tokens=0):
+            pass
+
+    async def ask(
+        self, question: str, num_tokens: int, clock: Clock = time.perf_counter
+    ) -> TurnTimes:
+        """One turn of ``num_tokens``, its times taken as a client's are."""
+        started = clock()
+        first = not self._tokens
+        segment = self._processor.encode_turn(
+            first=first, system=None, text=question, images=[self._image] if first else []
+        )
+        asked = self._tokens + segment.tokens
+        self._spans = self._spans or segment.images
+        answer: list[int] = []
+
+        async def pieces() -> AsyncIterator[str]:
+            async for event in self._submit(asked, self._spans, num_tokens):
+                if isinstance(event, TokenOut):
+                    answer.append(event.token)
+                    yield ""
+                elif isinstance(event, Prefilled):
+                    self._prefilled = event
+
+        arrivals, end = await time_pieces(pieces(), started, clock)
+        self._tokens = asked + tuple(answer)
+        assert self._prefilled is not None, "every turn says what was cached"
+        return turn_times(
+            arrivals,
+            end,
+            num_tokens=len(answer),
+            num_cached=self._prefilled.cached_tokens,
+            num_prompt=self._prefilled.prompt_tokens,
+        )
+
+    def _submit(
+        self, tokens: tuple[int, ...], images: tuple[ImageSpan, ...], num_tokens: int
+    ) -> AsyncIterator[Event]:
+        sampling = Sampling(max_new_tokens=num_tokens, ignore_eos=True)
+        turn = Turn(uuid.uuid4().hex, tokens, images, sampling)
+        return self._engine.submit(turn, self._give_pixels)
+
+    async def _give_pixels(self, _digest: str) -> PixelImage:
+        return self._pixels
+
+
+async def converse(
+    engine: AsyncEngine, processor: Processor, workload: Workload, lengths: Lengths
+) -> list[TurnTimes]:
+    """One conversation; the first of its turns is the first of the list."""
+    conversation = DirectConversation(engine, processor, workload.picture())
+    await conversation.open()
+    return [
+        await conversation.ask(
+            workload.question(lengths.num_question_words), lengths.num_answer_tokens
+        )
+        for _ in range(lengths.num_turns)
+    ]

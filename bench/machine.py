@@ -1,0 +1,61 @@
+"""What was measured on: without it a number says nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("vlm-sessions", "torch", "transformers", "torchserve")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    processor: str
+    num_cores: int
+    memory_gib: float
+    python: str
+    versions: dict[str, str]
+    """package -> version"""
+    commit: str
+    """Of the checkout; ``+`` after it: with changes. Empty: no checkout."""
+
+
+def describe_machine() -> Machine:
+    pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return Machine(
+        processor=_processor_name(),
+        num_cores=len(os.sched_getaffinity(0)),
+        memory_gib=round(pages * page_bytes / 2**30, 1),
+        python=platform.python_version(),
+        versions={name: metadata.version(name) for name in PACKAGES},
+        commit=_commit(),
+    )
+
+
+def load_average() -> float:
+    """Of the last minute: above the number of cores, others were running too."""
+    return round(os.getloadavg()[0], 2)
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _commit() -> str:
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip()

@@ -1,0 +1,3 @@
+from vlm_sessions.cli.app import main
+
+main()

@@ -1,0 +1,82 @@
+"""What ``ask`` and ``chat`` do, free of the command line: text in, text out, a client between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TextIO
+
+from vlm_sessions.client import (
+    AnswerStream,
+    Client,
+    ImageNotReadable,
+    InvalidRequest,
+    Session,
+)
+from vlm_sessions.client.wire import Sampling
+
+QUIT = "/quit"
+SHOW = "/image "
+PROMPT = "> "
+
+
+def ask(
+    client: Client,
+    pictures: Sequence[str],
+    question: str,
+    system: str | None,
+    sampling: Sampling,
+    *,
+    out: TextIO,
+) -> None:
+    """One answer, piece by piece, without a session.
+
+    Raises:
+        ClientError: as ``client.stream``.
+    """
+    with client.stream(question, list(pictures), system=system, **sampling) as stream:
+        _write(stream, out)
+
+
+def chat(session: Session, sampling: Sampling, *, lines: TextIO, out: TextIO) -> None:
+    """Answer ``lines`` until ``/quit`` or their end. ``/image PATH`` shows a picture with the next
+    question. From a terminal each line is asked for, and Ctrl-C stops an answer, not the chat.
+
+    Raises:
+        ClientError: as ``session.stream``, but for questions that can be put right.
+    """
+    interactive = lines.isatty()
+    pictures: list[str] = []
+    while (line := _read(lines, out, interactive)) is not None:
+        if line == QUIT:
+            return
+        if line.startswith(SHOW):
+            pictures.append(line.removeprefix(SHOW).strip())
+        elif line:
+            try:
+                with session.stream(line, pictures, **sampling) as stream:
+                    _write(stream, out)
+            except (ImageNotReadable, InvalidRequest) as exc:
+                if not interactive:
+                    raise
+                out.write(f"! {exc}\n")
+            except KeyboardInterrupt:
+                if not interactive:
+                    raise
+                out.write(" (stopped)\n")
+            pictures = []
+
+
+def _read(lines: TextIO, out: TextIO, interactive: bool) -> str | None:
+    if interactive:
+        out.write(PROMPT)
+        out.flush()
+    line = lines.readline()
+    return line.strip() if line else None
+
+
+def _write(stream: AnswerStream, out: TextIO) -> None:
+    for piece in stream:
+        out.write(piece)
+        out.flush()
+    out.write("\n")
+    out.flush()
