@@ -40,5 +40,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The product itself."""
-    with serving(store, tmp_path_factory.mktemp("state"), threads="1") as server:
+    state = tmp_path_factory.mktemp("state")
+    with serving(store, state, threads="1", fetch_allow="127.0.0.1") as server:
         yield server

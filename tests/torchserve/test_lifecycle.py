@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.torchserve.server import Server, free_port, serving, wait_gone
+from tests.torchserve.server import RESTART_SECONDS, Server, free_port, serving, wait_gone
 from tests.torchserve.test_transport import expected_stream
 from vlm_sessions.config import Settings
 from vlm_sessions.serve import edge, frontend, run
@@ -109,7 +109,7 @@ def test_a_killed_worker_is_replaced_within_30_s_and_meanwhile_the_edge_says_503
     assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
     assert reply.json()["error"]["code"] == "unavailable"
     assert httpx.get(fragile.url + "/ping").status_code == 503
-    fragile.wait_serving(fragile.restart_limit)
+    fragile.wait_serving(RESTART_SECONDS)
     assert fragile.worker().pid != old.pid
 
 
@@ -117,7 +117,7 @@ def test_a_killed_front_end_is_replaced_and_leaves_no_worker_behind(fragile: Ser
     worker = fragile.worker()
     fragile.java().kill()
     assert not wait_gone([worker])
-    fragile.wait_serving(fragile.restart_limit)
+    fragile.wait_serving(RESTART_SECONDS)
 
 
 def test_a_client_in_a_stream_is_told_at_once_when_the_worker_dies(fragile: Server) -> None:
@@ -131,7 +131,7 @@ def test_a_client_in_a_stream_is_told_at_once_when_the_worker_dies(fragile: Serv
             for _ in chunks:
                 pass
     assert time.monotonic() - begun < 2
-    fragile.wait_serving(fragile.restart_limit)
+    fragile.wait_serving(RESTART_SECONDS)
 
 
 def test_a_killed_haproxy_is_replaced_within_2_s(fragile: Server) -> None:

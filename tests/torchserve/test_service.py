@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.torchserve.server import Server, serving, wait_gone
+from tests.torchserve.server import RESTART_SECONDS, Server, serving, wait_gone
 
 PICTURE = Path(__file__).parents[2] / "demo" / "pictures" / "shapes.png"
 SESSION = "x-amzn-sagemaker-session-id"
@@ -88,7 +88,9 @@ def test_what_the_ready_line_says_to_try_works(server: Server) -> None:
     (ready,) = [line for line in server.lines if "Ready at" in line]
     command = ready.partition("try: ")[2]
     with os.popen(command.replace("curl ", "curl -s ", 1)) as curl:
-        assert "text" in json.loads(curl.read())
+        seen = json.loads(curl.read())["text"]
+    assert "red circle" in seen
+    assert "blue square" in seen
 
 
 def test_the_workers_log_lines_reach_the_terminal(server: Server) -> None:
@@ -121,7 +123,7 @@ def test_killing_the_engine_ends_the_running_stream_with_an_error_and_nothing_el
     assert time.monotonic() - begun < 3
     assert (name, data["error"]["code"]) == ("error", "engine_lost")
     assert httpx.get(server.url + "/ping").status_code == 503
-    server.wait_serving(server.restart_limit)
+    server.wait_serving(RESTART_SECONDS)
     follow_up = other.ask("Is there another one?")
     assert follow_up["usage"]["prompt_tokens"] > remembered["usage"]["prompt_tokens"]
     assert busy.ask("What is this?")["text"] == remembered["text"]
@@ -135,7 +137,7 @@ def test_killing_the_worker_loses_no_session_and_all_serves_again_within_30_s(
     before = chat.describe()
     server.worker().kill()
     server.wait_for_line("has died", 5)
-    server.wait_serving(server.restart_limit)
+    server.wait_serving(RESTART_SECONDS)
     assert chat.describe()["turns"] == before["turns"]
     chat.ask("Is there another one?")
 

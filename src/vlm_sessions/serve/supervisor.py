@@ -20,6 +20,7 @@ from vlm_sessions.config import Settings
 from vlm_sessions.serve import edge, frontend
 from vlm_sessions.serve.console import Console
 from vlm_sessions.serve.errors import CannotServe
+from vlm_sessions.serve.greeting import ready_line
 from vlm_sessions.serve.processes import Watch, kill_group, start_child, stop_child
 from vlm_sessions.serve.run_dir import RunDir
 from vlm_sessions.serve.tasks import background, first_of
@@ -210,11 +211,7 @@ class Supervisor:
             await stop_child(process, signal.SIGUSR1, grace, self._hurry)
 
     def _announce(self) -> None:
-        url = f"http://{self._settings.host}:{self._settings.port}"
-        self._console.say(
-            f"Ready at {url} — try: curl {url}/invocations -H 'Content-Type: application/json' "
-            """-d '{"type":"generate","prompt":"What can you see?"}'"""
-        )
+        self._console.say(ready_line(f"http://{self._settings.host}:{self._settings.port}"))
 
 
 def _alive(pid: int) -> bool:
