@@ -18,6 +18,9 @@ from vlm_sessions.errors import MalformedSessionId
 # SageMaker's pattern; an id of its shape that is not ours is unknown, any other is malformed.
 SESSION_ID = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")
 MAX_SESSION_ID_CHARS = 200
+JOURNAL_MARGIN = 0.1
+"""Share of the idle time by which the journal's lifetime runs ahead of the announced one. A renewal
+within it is covered by what is on disk, so that most prompts' first token waits for no disk."""
 SESSION_ID_PREFIX = "ts-seq-"
 SESSION_ID_BYTES = 16
 
@@ -126,6 +129,11 @@ class Session:
     def pending_images(self) -> tuple[SessionImage, ...]:
         """Those that still wait for a first turn to belong to."""
         return () if self.turns else self.images
+
+    def kept_ahead(self) -> Session:
+        """As it is journalled: with a lifetime a little longer than any that was announced."""
+        margin = self.idle_seconds * JOURNAL_MARGIN
+        return replace(self, expires_at=min(self.expires_at + margin, self.max_expires_at))
 
     def used(self, now: float) -> Session:
         """The session with its lifetime renewed; an announced lifetime never shrinks."""

@@ -52,6 +52,7 @@ class SessionStore:
         # (expires_at when pushed, id): one entry for each session, corrected when it comes up.
         self._expiries: list[tuple[float, str]] = []
         self._num_users: dict[str, int] = {}  # id -> prompts at work or waiting
+        self._journalled_until: dict[str, float] = {}  # id -> expires_at in the journal
 
     async def start(self) -> None:
         """Open the journal and take up what it holds; sessions whose time has passed are ended."""
@@ -59,6 +60,7 @@ class SessionStore:
         contents = await self._journal.load()
         for session in contents.sessions:
             self._put(session)
+            self._journalled_until[session.id] = session.expires_at
             heapq.heappush(self._expiries, (session.expires_at, session.id))
         for tombstone in contents.tombstones:
             self._bury(tombstone)
@@ -99,10 +101,11 @@ class SessionStore:
 
         async def write() -> Session:
             try:
-                await self._journal.add(session, contents)
+                await self._journal.add(session.kept_ahead(), contents)
             finally:
                 self._num_opening -= 1
             self._put(session)
+            self._note_journalled(session)
             heapq.heappush(self._expiries, (session.expires_at, session.id))
             return session
 
@@ -154,13 +157,18 @@ class SessionStore:
     async def touch(self, session_id: str) -> Session:
         """Renew a session's lifetime; once this returns it may be announced.
 
+        Writes only what the journal's lifetime, which runs ahead, does not cover yet.
+
         Raises:
             as ``get``; InsufficientStorage.
         """
         renewed = self.renewed(self.get(session_id))
+        if renewed.expires_at <= self._journalled_until[session_id]:
+            return self._renew(renewed)
 
         async def write() -> Session:
-            await self._journal.touch(renewed)
+            await self._journal.touch(renewed.kept_ahead())
+            self._note_journalled(renewed)
             return self._renew(renewed)
 
         return await _to_the_end(write())
@@ -188,9 +196,10 @@ class SessionStore:
         after = current.with_turn(turn, images=images, system=system, now=self._clock())
 
         async def write() -> Session:
-            await self._journal.append(current, after, contents)
+            await self._journal.append(current, after.kept_ahead(), contents)
             if after.id in self._open:
                 self._put(after)
+                self._note_journalled(after)
             return after
 
         return await _to_the_end(write())
@@ -242,6 +251,10 @@ class SessionStore:
     def _put(self, session: Session) -> None:
         self._open[session.id] = session
 
+    def _note_journalled(self, session: Session) -> None:
+        if session.id in self._open:
+            self._journalled_until[session.id] = session.kept_ahead().expires_at
+
     def _renew(self, renewed: Session) -> Session:
         """Take over the times of ``renewed``; the rest may have moved on while it was written."""
         current = self._open.get(renewed.id)
@@ -255,6 +268,7 @@ class SessionStore:
 
         async def write() -> None:
             await self._journal.end(tombstone)
+            self._journalled_until.pop(session.id, None)
             if self._open.pop(session.id, None) is not None:
                 self._bury(tombstone)
 

@@ -142,7 +142,8 @@ async def test_everything_is_there_after_a_restart(
     await store.end(closed.id)
     again = await restarted(store, tmp_path, clock)
     try:
-        assert again.get(open_one.id) == open_one
+        # what was promised and a little more: the journal's lifetime runs ahead
+        assert again.get(open_one.id) == open_one.kept_ahead()
         with pytest.raises(SessionClosed):
             again.get(closed.id)
     finally:
@@ -154,7 +155,7 @@ async def test_sessions_that_expired_while_the_service_was_down_are_expired(
 ) -> None:
     session = await opened(store)
     await store.close()
-    clock.advance(61)
+    clock.advance(67)  # the lifetime of 60 s and the journal's margin
     again = await restarted(store, tmp_path, clock)
     try:
         assert again.num_open == 0
@@ -162,6 +163,31 @@ async def test_sessions_that_expired_while_the_service_was_down_are_expired(
             again.get(session.id)
     finally:
         await again.close()
+
+
+async def test_no_announced_lifetime_is_longer_than_the_journal_holds(
+    store: SessionStore, tmp_path: Path, clock: Clock
+) -> None:
+    session = await opened(store)
+    journal = store._journal
+    for _ in range(40):
+        clock.advance(2)
+        announced = (await store.touch(session.id)).expires_at
+        (kept,) = (await journal.load()).sessions
+        assert announced <= kept.expires_at <= announced + 6
+
+
+async def test_a_renewal_that_the_journal_covers_waits_for_no_disk(
+    store: SessionStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await opened(store)
+
+    async def no_disk(*_: object) -> None:
+        raise AssertionError("it was covered")
+
+    monkeypatch.setattr(store._journal, "touch", no_disk)
+    clock.advance(5)
+    assert (await store.touch(session.id)).expires_at == clock.now + 60
 
 
 async def test_a_change_that_was_journalled_happens_though_its_caller_is_cancelled(
