@@ -199,7 +199,7 @@ def open_session(
 def new_session_id() -> str:
     """128 bits of the system's random source: who does not know an id cannot guess it.
 
-    The prefix is TorchServe's own; notebooks written for AWS's LLaVA sample assert that it is there.
+    The prefix is TorchServe's own; notebooks for AWS's LLaVA sample assert that it is there.
     """
     return SESSION_ID_PREFIX + secrets.token_hex(SESSION_ID_BYTES)
 
