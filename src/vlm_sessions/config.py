@@ -8,12 +8,21 @@ refused with the nearest name, so that a misspelt limit never silently keeps its
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from vlm_sessions.errors import ConfigError
 
@@ -108,7 +117,9 @@ class Settings(BaseModel):
     max_queued: int = Field(256, ge=1, description="Prompts in the service, waiting or running.")
 
     # Limits of a request
-    max_payload_mb: int = Field(25, ge=1, le=1024, description="Body of a request, MiB.")
+    max_payload_mb: int = Field(
+        25, ge=1, le=1024, description="Body of a request, and its images with fetched ones, MiB."
+    )
     max_image_mb: int = Field(20, ge=1, description="Encoded bytes of one image, MiB.")
     max_image_megapixels: int = Field(50, ge=1, description="Size of one decoded image.")
     max_images_per_session: int = Field(
@@ -151,6 +162,20 @@ class Settings(BaseModel):
             return values
         default: int = cls.model_fields["session_max_seconds"].default
         return {**values, "session_max_seconds": max(default, int(idle))}
+
+    @field_validator("fetch_allow")
+    @classmethod
+    def _networks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        # A mistyped block would otherwise pass for a host of that name, which there is none.
+        for name in names:
+            if "/" in name:
+                try:
+                    ipaddress.ip_network(name, strict=False)
+                except ValueError as exc:
+                    raise ValueError(
+                        f"{name!r} is neither a host name nor a block such as 10.0.0.0/8"
+                    ) from exc
+        return names
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -57,11 +57,15 @@ def configure_logs(level: LogLevel, *, log_content: bool, stream: TextIO | None 
 
 
 def capture_standard_logs() -> None:
-    """Lines that our modules write through ``logging`` come out like all others, and only there."""
-    ours = logging.getLogger("vlm_sessions")
-    ours.handlers = [_StandardLogs()]
-    ours.propagate = False
-    ours.setLevel(logging.DEBUG)  # structlog's level decides
+    """Lines that our modules write through ``logging`` come out like all others, and only there.
+
+    So do asyncio's, which tells of exceptions that nobody has seen to, and quotes them.
+    """
+    for name, level in (("vlm_sessions", logging.DEBUG), ("asyncio", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers = [_StandardLogs()]
+        logger.propagate = False
+        logger.setLevel(level)  # of those, structlog's level decides
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -93,7 +97,10 @@ class _StandardLogs(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         logger = get_logger(record.name.removeprefix("vlm_sessions."))
-        logger.log(record.levelno, record.getMessage(), exc_info=record.exc_info)
+        message = record.getMessage()
+        if record.name == "asyncio":  # after its first line come tasks with their exceptions' texts
+            message = message.partition("\n")[0]
+        logger.log(record.levelno, message, exc_info=record.exc_info)
 
 
 class _LineWriter:
@@ -110,7 +117,7 @@ class _LineWriter:
             self._stream.flush()
 
     # structlog calls the method that is named like the level.
-    debug = info = warning = error = msg
+    debug = info = warning = error = critical = msg
 
 
 class _ExceptionRenderer:

@@ -118,13 +118,30 @@ def test_a_stream_that_ends_too_early_is_a_broken_connection() -> None:
         read_stream([WRITER.stream_delta(TextDelta(text="two "))])
 
 
-@pytest.mark.parametrize("served", [server.EngineLost, server.Internal, server.DeadlineExceeded])
+@pytest.mark.parametrize(
+    "served",
+    [
+        server.EngineLost,
+        server.Internal,
+        server.DeadlineExceeded,
+        server.InsufficientStorage,  # found out when the turn is recorded, after its last piece
+        server.SessionClosed,
+    ],
+)
 def test_a_late_error_is_raised_with_the_status_it_would_have_had(
     served: type[server.VlmError],
 ) -> None:
     with pytest.raises(ServiceError) as caught:
         read_stream([WRITER.stream_error(served("sorry"))])
     assert (caught.value.code, caught.value.status) == (served.code, served.status)
+
+
+def test_pieces_that_came_with_a_late_error_are_given_before_it() -> None:
+    reader = AnswerReader()
+    piece = WRITER.stream_delta(TextDelta(text="two "))
+    assert reader.feed(piece + WRITER.stream_error(server.EngineLost("sorry"))) == ["two "]
+    with pytest.raises(ServiceError, match="sorry"):
+        reader.finish()
 
 
 def test_the_table_of_late_errors_agrees_with_the_services_tree() -> None:

@@ -116,6 +116,12 @@ def test_a_list_is_separated_by_commas() -> None:
     assert settings.fetch_allow == ("images.internal", "10.0.0.0/8")
 
 
+@pytest.mark.parametrize("block", ["10.0.0.0/33", "10.0.0/x", "https://images.internal/"])
+def test_a_mistyped_block_is_not_taken_for_a_host(block: str) -> None:
+    with pytest.raises(ConfigError, match=r"VLM_FETCH_ALLOW: .*neither a host name nor a block"):
+        Settings.from_env({"VLM_FETCH_ALLOW": f"images.internal,{block}"})
+
+
 def test_limits_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ConfigError, match="VLM_SESSION_MAX_SECONDS must not be below"):
         Settings.from_env({"VLM_SESSION_MAX_SECONDS": "10"})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import logging
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -13,15 +15,25 @@ import structlog
 
 from tests.support.door import REQUEST_ID, events_of, in_session, make_endpoint, request
 from tests.support.stub_service import SESSION, StubService
-from vlm_sessions.logs import bound_context, configure_logs, get_logger
+from vlm_sessions.logs import (
+    bound_context,
+    capture_standard_logs,
+    configure_logs,
+    get_logger,
+)
 
 PROMPT = in_session({"type": "prompt", "prompt": "What is my secret?", "stream": True})
 
 
 @pytest.fixture(autouse=True)
 def _defaults_restored() -> Iterator[None]:
+    captured = [logging.getLogger(name) for name in ("vlm_sessions", "asyncio")]
+    before = [(one.handlers, one.propagate, one.level) for one in captured]
     yield
     structlog.reset_defaults()
+    for logger, (handlers, propagate, level) in zip(captured, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -94,6 +106,39 @@ def fail_over(text: str) -> None:
         known[text]
     except KeyError as error:
         raise ValueError(text) from error
+
+
+async def test_an_exception_that_nobody_saw_to_is_one_line_without_its_message() -> None:
+    stream = io.StringIO()
+    configure_logs("info", log_content=False, stream=stream)
+    capture_standard_logs()
+    loop = asyncio.get_running_loop()
+    lost = loop.create_future()
+    lost.set_exception(ValueError("what someone wrote"))
+
+    loop.default_exception_handler(
+        {
+            "message": "Task exception was never retrieved",
+            "exception": lost.exception(),
+            "future": lost,
+        }
+    )
+
+    (line,) = lines(stream)
+    assert (line["event"], line["component"]) == ("Task exception was never retrieved", "asyncio")
+    assert "ValueError" in line["exception"]
+    assert "someone" not in stream.getvalue()
+
+
+def test_what_modules_write_through_logging_comes_out_like_all_others() -> None:
+    stream = io.StringIO()
+    configure_logs("info", log_content=False, stream=stream)
+    capture_standard_logs()
+
+    logging.getLogger("vlm_sessions.engine").critical("lost %s", "it")
+
+    (line,) = lines(stream)
+    assert (line["event"], line["level"], line["component"]) == ("lost it", "critical", "engine")
 
 
 def test_content_is_dropped_whoever_logs_it() -> None:

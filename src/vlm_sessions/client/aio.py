@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from vlm_sessions.client import replies, wire
-from vlm_sessions.client.answers import AnswerReader
+from vlm_sessions.client.answers import AnswerReader, StreamedAnswer
 from vlm_sessions.client.errors import ClientError, SessionEnded
 from vlm_sessions.client.http import AsyncHttpTransport
 from vlm_sessions.client.images import ImageArgument
@@ -166,26 +166,15 @@ class AsyncSession:
             await self.close()
 
 
-class AsyncAnswerStream:
+class AsyncAnswerStream(StreamedAnswer):
     """As ``AnswerStream``. Leave it early with ``async with`` or ``aclose()``: a dropped
     asynchronous generator ends only when the event loop comes round to it."""
 
     def __init__(
         self, caller: _Caller, request: Request, on_abandon: Request | None = None
     ) -> None:
-        self._reader = AnswerReader()
+        super().__init__()
         self._pieces = _pieces(caller, request, self._reader, on_abandon)
-
-    @property
-    def answer(self) -> Answer:
-        """The whole answer.
-
-        Raises:
-            RuntimeError: the stream has not come to its end.
-        """
-        if self._reader.answer is None:
-            raise RuntimeError("the answer is complete only after its last piece was taken")
-        return self._reader.answer
 
     async def aclose(self) -> None:
         await self._pieces.aclose()

@@ -1,9 +1,10 @@
-"""A streamed answer, from the bytes of its events, free of I/O."""
+"""A streamed answer, from the bytes of its events, free of I/O: the same for both clients."""
 
 from __future__ import annotations
 
 from vlm_sessions.client.errors import (
     STATUS_OF_LATE_ERRORS,
+    ClientError,
     ConnectionFailed,
     ProtocolError,
     service_error,
@@ -20,6 +21,7 @@ class AnswerReader:
     def __init__(self) -> None:
         self._parser = SseParser()
         self._answer: Answer | None = None
+        self._failure: ClientError | None = None
 
     @property
     def answer(self) -> Answer | None:
@@ -27,23 +29,39 @@ class AnswerReader:
         return self._answer
 
     def feed(self, chunk: bytes) -> list[str]:
-        """The pieces of text that became complete with ``chunk``.
+        """The pieces of text that became complete with ``chunk``. A failure that stands behind
+        them in the same chunk is raised by the next call.
 
         Raises:
             ServiceError: the service reports that the answer failed.
             ProtocolError: an event is not one of the protocol.
         """
-        pieces = (self._take(event) for event in self._parser.feed(chunk))
-        return [piece for piece in pieces if piece]
+        self._raise_failure()
+        pieces: list[str] = []
+        try:
+            for event in self._parser.feed(chunk):
+                if piece := self._take(event):
+                    pieces.append(piece)
+        except ClientError as exc:
+            if not pieces:
+                raise
+            self._failure = exc
+        return pieces
 
     def finish(self) -> None:
         """The reply is over.
 
         Raises:
+            ServiceError, ProtocolError: as ``feed``.
             ConnectionFailed: it ended before the answer did.
         """
+        self._raise_failure()
         if self._answer is None:
             raise ConnectionFailed("the connection ended in the middle of the answer")
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _take(self, event: ServerSentEvent) -> str:
         fields = Fields.parse(event.data)
@@ -57,3 +75,21 @@ class AnswerReader:
             code = error.text("code")
             raise service_error(STATUS_OF_LATE_ERRORS.get(code, 500), code, error.text("message"))
         raise ProtocolError(f"unknown event {event.event!r} in the answer's stream")
+
+
+class StreamedAnswer:
+    """What a stream knows of its answer, however it waits for it."""
+
+    def __init__(self) -> None:
+        self._reader = AnswerReader()
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer.
+
+        Raises:
+            RuntimeError: the stream has not come to its end.
+        """
+        if self._reader.answer is None:
+            raise RuntimeError("the answer is complete only after its last piece was taken")
+        return self._reader.answer

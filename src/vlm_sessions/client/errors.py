@@ -30,6 +30,9 @@ STATUS_OF_LATE_ERRORS = {
     "engine_lost": 503,
     "draining": 503,
     "deadline_exceeded": 504,
+    "insufficient_storage": 507,
+    "session_closed": 410,
+    "session_expired": 410,
 }
 
 

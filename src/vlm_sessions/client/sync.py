@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from vlm_sessions.client import replies, wire
-from vlm_sessions.client.answers import AnswerReader
+from vlm_sessions.client.answers import AnswerReader, StreamedAnswer
 from vlm_sessions.client.errors import ClientError, SessionEnded
 from vlm_sessions.client.http import HttpTransport
 from vlm_sessions.client.images import ImageArgument
@@ -179,7 +179,7 @@ class Session:
             self.close()
 
 
-class AnswerStream:
+class AnswerStream(StreamedAnswer):
     """Iterates over an answer's pieces of text; afterwards ``answer`` is the whole of it.
 
     As a context manager it ends the turn when it is left early; so does dropping it.
@@ -188,20 +188,9 @@ class AnswerStream:
     def __init__(
         self, caller: _Caller, request: Request, on_abandon: Request | None = None
     ) -> None:
-        self._reader = AnswerReader()
+        super().__init__()
         # No reference to self: the generator must end with the last reference to this object.
         self._pieces = _pieces(caller, request, self._reader, on_abandon)
-
-    @property
-    def answer(self) -> Answer:
-        """The whole answer.
-
-        Raises:
-            RuntimeError: the stream has not come to its end.
-        """
-        if self._reader.answer is None:
-            raise RuntimeError("the answer is complete only after its last piece was taken")
-        return self._reader.answer
 
     def close(self) -> None:
         """Stop; the turn is cancelled unless it is finished."""

@@ -30,6 +30,9 @@ def error_reply(
     else:
         body = NativeWriter().error(error)
     reply_headers = {"content-type": JSON, **headers.error_headers(error)}
+    if request.path.startswith(OPENAI_PATHS) and error.retry_after is None:
+        # OpenAI's clients repeat every 409 and 5xx by themselves, a timed-out prompt as well.
+        reply_headers["x-should-retry"] = "false"
     if isinstance(error, MethodNotAllowed) and allowed_method is not None:
         reply_headers["allow"] = allowed_method
     return HttpReply(error.status, reply_headers, body)

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import ipaddress
 import re
-import socket
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from vlm_sessions.config import Settings
@@ -30,8 +27,11 @@ from vlm_sessions.errors import (
     VlmError,
 )
 from vlm_sessions.media.addresses import FetchPolicy
+from vlm_sessions.media.resolver import GuardedResolver, Refused, SystemResolver
 
 MAX_REDIRECTS = 3
+MAX_URL_CHARS = 8192
+"""What web servers take, and more than any presigned URL has."""
 CHUNK_BYTES = 64 * 1024
 MIB = 1024 * 1024
 
@@ -50,7 +50,7 @@ class ImageFetcher:
     def __init__(
         self,
         settings: Settings,
-        resolver_factory: Callable[[], AbstractResolver] = ThreadedResolver,
+        resolver_factory: Callable[[], AbstractResolver] = SystemResolver,
     ) -> None:
         self._policy = FetchPolicy.from_allow_list(settings.fetch_allow)
         self._max_bytes = settings.max_image_mb * MIB
@@ -100,11 +100,9 @@ class ImageFetcher:
         """
         if len(text) * 3 // 4 > self._max_bytes * 1.1:
             raise self._too_large()
-        compact = "".join(text.split())
         try:
-            # Some encoders leave the padding out.
-            content = base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-        except (binascii.Error, ValueError) as exc:
+            content = _decode_in_pieces(text)
+        except ValueError as exc:
             raise InvalidField(
                 "An image is neither a URL nor valid base64. Send an http(s) URL, a data URL, or "
                 '{"data": base64}.'
@@ -140,12 +138,12 @@ class ImageFetcher:
                 f"The image's URL did not answer completely within {self._timeout_seconds:g} s. "
                 "Send the image itself, or a faster URL."
             ) from exc
-        except _Refused as exc:
+        except Refused as exc:
             raise ImageForbidden(_FORBIDDEN) from exc
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             cause: BaseException | None = exc
             while cause is not None:  # the connector wraps what our resolver raises
-                if isinstance(cause, _Refused):
+                if isinstance(cause, Refused):
                     raise ImageForbidden(_FORBIDDEN) from exc
                 cause = cause.__cause__
             raise ImageUnreachable(
@@ -185,6 +183,11 @@ class ImageFetcher:
         return bytes(content)
 
     def _parse(self, source: str) -> URL:
+        if len(source) > MAX_URL_CHARS:
+            raise InvalidField(
+                f"An image's URL has {len(source)} characters, the limit is {MAX_URL_CHARS}. "
+                "Send the image itself."
+            )
         try:
             url = URL(source)
         except ValueError as exc:
@@ -206,13 +209,15 @@ class ImageFetcher:
         if _is_address(host):
             if not self._policy.allows(host, host):
                 raise ImageForbidden(_FORBIDDEN)
-        elif _NUMERIC_HOST.search(host):
-            # 2130706433, 0x7f.1 or 127.1: system resolvers read them as addresses.
+        elif ":" in host or _NUMERIC_HOST.search(host):
+            # 2130706433, 0x7f.1 or 127.1: system resolvers read them as addresses. A name with a
+            # colon, as in [v1.a:b], passes for an address with the connector, which would then have
+            # it resolved behind our resolver's back.
             raise ImageForbidden("An image's URL must write an address in full, as 192.0.2.1.")
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            resolver = _GuardedResolver(self._resolver_factory(), self._policy)
+            resolver = GuardedResolver(self._resolver_factory(), self._policy)
             self._session = aiohttp.ClientSession(
                 # No DNS cache and no kept connections: each fetch is resolved, checked, connected.
                 connector=aiohttp.TCPConnector(
@@ -222,8 +227,13 @@ class ImageFetcher:
                 # A proxy of the environment would connect on our behalf, past the guard.
                 trust_env=False,
                 timeout=aiohttp.ClientTimeout(total=self._timeout_seconds),
-                headers={"User-Agent": "vlm-sessions", "Accept": "image/*"},
-                # What is counted is what arrives; a compressed body could be a bomb.
+                # What is counted is what arrives; a compressed body could be a bomb, so none is
+                # asked for and none unpacked.
+                headers={
+                    "User-Agent": "vlm-sessions",
+                    "Accept": "image/*",
+                    "Accept-Encoding": "identity",
+                },
                 auto_decompress=False,
             )
         return self._session
@@ -235,33 +245,24 @@ class ImageFetcher:
         )
 
 
-class _Refused(OSError):
-    """A host resolved to nothing but addresses that may not be connected to."""
-
-
-class _GuardedResolver(AbstractResolver):
-    """Passes on only those addresses of a host that the policy allows."""
-
-    def __init__(self, inner: AbstractResolver, policy: FetchPolicy) -> None:
-        self._inner = inner
-        self._policy = policy
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        allowed = [one for one in found if self._policy.allows(host, one["host"])]
-        if found and not allowed:
-            raise _Refused(f"{host} resolves to private addresses only")
-        return allowed
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-
 async def _off_the_loop(decode: Callable[[str], bytes], source: str) -> bytes:
     """Decode in a thread what would hold the event loop up."""
     return await asyncio.to_thread(decode, source) if len(source) > CHUNK_BYTES else decode(source)
+
+
+def _decode_in_pieces(text: str) -> bytes:
+    """Base64 with or without padding and white space. One call for all of it would keep the event
+    loop from running for a tenth of a second, in whatever thread it is made: it holds the GIL.
+
+    Raises:
+        ValueError: not base64.
+    """
+    compact = "".join(text.split()) if any(space in text for space in " \r\n\t") else text
+    padded = compact + "=" * (-len(compact) % 4)  # some encoders leave it out
+    if "=" in padded[:-4]:
+        raise ValueError("padding amid the data")
+    pieces = (padded[at : at + CHUNK_BYTES] for at in range(0, len(padded), CHUNK_BYTES))
+    return b"".join(base64.b64decode(piece, validate=True) for piece in pieces)
 
 
 def _is_address(host: str) -> bool:

@@ -18,6 +18,11 @@ from vlm_sessions.errors import InvalidField, InvalidJson
 
 MAX_REPORTED_PROBLEMS = 3
 MAX_NAME_CHARS = 64
+MAX_COMMAS = 1_000_000
+"""More than any text that fits a context has; a body of nothing but tiny values would otherwise
+hold the event loop for seconds."""
+MAX_UNKNOWN_FIELDS = 20
+"""So many are each looked at for what was meant."""
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 
@@ -39,9 +44,12 @@ def parse_object(body: bytes) -> dict[str, Any]:
     Raises:
         InvalidJson: empty, not UTF-8, not JSON (NaN and Infinity are not), nested too deeply, or
             not an object; with the position where there is one.
+        InvalidField: it has far more values than any request needs.
     """
-    if not body.strip():
+    if not body or body.isspace():
         raise InvalidJson("The body is empty: send a JSON object.")
+    if body.count(b",") > MAX_COMMAS:
+        raise InvalidField(f"The body has more than {MAX_COMMAS} values. Send only what is asked.")
     try:
         value = from_json(body.removeprefix(_UTF8_BOM), allow_inf_nan=False)
     except ValueError as exc:
@@ -68,6 +76,13 @@ def validate(model: type[ModelT], fields: Mapping[str, Any], name: str) -> Model
     Raises:
         InvalidField: a field is missing, unknown, of the wrong type or out of range.
     """
+    unknown = [field for field in fields if field not in model.model_fields]
+    if len(unknown) > MAX_UNKNOWN_FIELDS:
+        some = ", ".join(show_name(field) for field in unknown[:MAX_REPORTED_PROBLEMS])
+        raise InvalidField(
+            f"{name}: {len(unknown)} of its fields are not known, {some} among them; known are "
+            f"{', '.join(model.model_fields)}"
+        )
     try:
         return model.model_validate(fields)
     except ValidationError as exc:

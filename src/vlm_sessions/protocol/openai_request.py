@@ -8,15 +8,15 @@ Source: OpenAI's API reference, "Create chat completion"; ``top_k`` and ``ignore
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from vlm_sessions.errors import InvalidField
 from vlm_sessions.protocol.jsonio import show_name, validate
-from vlm_sessions.protocol.schema import Chat, ChatMessage
+from vlm_sessions.protocol.schema import MAX_ITEMS, Chat, ChatMessage
 
 ACCEPTED_AND_IGNORED = frozenset(
     {
@@ -80,7 +80,7 @@ class StreamOptions(_Body):
 class ChatBody(_Body):
     """The fields that we act on. ``messages`` are read one by one, for their messages' sake."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[list[dict[str, Any]], FailFast(), Field(min_length=1, max_length=MAX_ITEMS)]
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(0.0, ge=0.0, le=5.0)
@@ -132,6 +132,7 @@ def read_chat_request(fields: Mapping[str, Any]) -> ChatRequest:
         if name not in ACCEPTED_AND_IGNORED and name not in NEUTRAL_VALUES
     }
     body = validate(ChatBody, ours, "chat")
+    _check_num_parts(body.messages)
     messages = tuple(
         _read_message(message, f"messages[{index}]") for index, message in enumerate(body.messages)
     )
@@ -166,6 +167,15 @@ def _refuse_unsupported(fields: Mapping[str, Any]) -> None:
 def _same(value: object, allowed: object) -> bool:
     # In Python True == 1; in JSON they are different things.
     return value == allowed and isinstance(value, bool) == isinstance(allowed, bool)
+
+
+def _check_num_parts(messages: Sequence[Mapping[str, Any]]) -> None:
+    contents = (message.get("content") for message in messages)
+    num_parts = sum(len(content) for content in contents if isinstance(content, list))
+    if num_parts > MAX_ITEMS:
+        raise InvalidField(
+            f"messages: have {num_parts} parts together, the limit is {MAX_ITEMS}. Join the texts."
+        )
 
 
 def _max_new_tokens(body: ChatBody) -> int | None:

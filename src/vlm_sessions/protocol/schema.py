@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints
+
+MAX_ITEMS = 4096
+"""Of any list in a request. A session's own limit is far lower; this one keeps the event loop from
+being held up by lists that nobody could mean."""
 
 
 class _Model(BaseModel):
@@ -33,7 +37,7 @@ class RawImage(BaseModel):
 ImageInput = str | InlineImage | RawImage
 """A URL (http, https), a data URL, base64, or bytes."""
 
-Images = tuple[ImageInput, ...]
+Images = Annotated[tuple[ImageInput, ...], FailFast(), Field(max_length=MAX_ITEMS)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
@@ -45,7 +49,7 @@ class SamplingOptions(_Model):
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     top_k: int = Field(0, ge=0, description="0: no limit.")
     seed: int | None = Field(None, ge=0, lt=2**63)
-    stop: tuple[StopText, ...] = Field((), max_length=8, strict=False)
+    stop: Annotated[tuple[StopText, ...], FailFast()] = Field((), max_length=8, strict=False)
     ignore_eos: bool = False
 
 
@@ -74,7 +78,7 @@ class Chat(SamplingOptions):
     """Messages in place of a prompt. In a session: new ones, or the conversation and more."""
 
     type: Literal["chat"] = "chat"
-    messages: tuple[ChatMessage, ...] = Field(min_length=1)
+    messages: tuple[ChatMessage, ...] = Field(min_length=1, max_length=MAX_ITEMS)
     stream: bool = False
 
 

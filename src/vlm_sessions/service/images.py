@@ -12,7 +12,7 @@ from typing import TypeVar
 from vlm_sessions.config import Settings
 from vlm_sessions.engine.interface import PixelSource
 from vlm_sessions.engine.types import PixelImage
-from vlm_sessions.errors import TooManyImages
+from vlm_sessions.errors import PayloadTooLarge, TooManyImages
 from vlm_sessions.media.decode import check_content_type, decode_image, digest_bytes
 from vlm_sessions.media.fetch import ImageFetcher
 from vlm_sessions.processing import ImageRef, Processor
@@ -21,6 +21,8 @@ from vlm_sessions.sessions.session import SessionImage
 
 NUM_THREADS = 2
 """Decoding is bound by the processor, and a large picture takes hundreds of MB while it lasts."""
+
+_MIB = 1 << 20
 
 T = TypeVar("T")
 
@@ -42,6 +44,29 @@ def image_refs(images: Iterable[SessionImage]) -> tuple[ImageRef, ...]:
     return tuple(ImageRef(image.digest, image.num_tokens) for image in images)
 
 
+class _Allowance:
+    """Bytes that the images of one request may have together: those that are fetched count like
+    those that are sent, or a few URLs would fill the memory that no body could."""
+
+    def __init__(self, max_mb: int) -> None:
+        self._max_mb = max_mb
+        self._num_left = max_mb * _MIB
+
+    def spend(self, content: bytes) -> bytes:
+        """Return ``content`` if it is still within.
+
+        Raises:
+            PayloadTooLarge: it is not.
+        """
+        self._num_left -= len(content)
+        if self._num_left < 0:
+            raise PayloadTooLarge(
+                f"The images of this request are larger than {self._max_mb} MiB together, which "
+                "is the limit. Show them one after another; VLM_MAX_PAYLOAD_MB raises the limit."
+            )
+        return content
+
+
 class ImageDesk:
     """Fetches, checks and prepares images, off the event loop where it takes time."""
 
@@ -57,7 +82,8 @@ class ImageDesk:
         self._fetcher = fetcher
         self._read_recorded = read_recorded
         self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="images")
-        self._preparing: dict[str, asyncio.Task[PixelImage]] = {}  # by digest
+        # (digest, whether the journal is asked for its bytes) -> who prepares it
+        self._preparing: dict[tuple[str, bool], asyncio.Task[PixelImage]] = {}
 
     async def close(self) -> None:
         await self._fetcher.close()
@@ -78,44 +104,53 @@ class ImageDesk:
         """Fetch and decode all of them at once.
 
         Raises:
-            TooManyImages, and what fetching and decoding raise.
+            TooManyImages, PayloadTooLarge, and what fetching and decoding raise.
         """
         self.check_count(len(inputs))
-        return await _all_of([self._take(one) for one in inputs])
+        allowance = self._allowance()
+        return await _all_of([self._take(one, allowance) for one in inputs])
 
     async def digests(self, inputs: Sequence[ImageInput]) -> tuple[str, ...]:
         """Content digests of images that are to be compared, not used."""
         self.check_count(len(inputs))
-        contents = await _all_of([self._fetch(one) for one in inputs])
+        allowance = self._allowance()
+        contents = await _all_of([self._fetch(one, allowance) for one in inputs])
         return tuple([await self._in_thread(partial(digest_bytes, one)) for one in contents])
 
     def pixel_source(self, contents: Mapping[str, bytes]) -> PixelSource:
         """Pixels by digest, from ``contents`` of the request at hand or else from the journal."""
 
         async def pixels(digest: str) -> PixelImage:
-            task = self._preparing.get(digest)
+            content = contents.get(digest)
+            # Shared, so one of those who wait for it may leave. But who has the bytes does not
+            # depend on the journal of a session that may just be ending.
+            key = (digest, content is None)
+            task = self._preparing.get(key)
             if task is None:
-                task = asyncio.create_task(self._prepare(digest, contents.get(digest)))
-                self._preparing[digest] = task
-                task.add_done_callback(lambda _: self._preparing.pop(digest, None))
-            # Shared: one of those who wait for it may leave.
+                task = asyncio.create_task(self._prepare(digest, content))
+                self._preparing[key] = task
+                task.add_done_callback(lambda _: self._preparing.pop(key, None))
             return await asyncio.shield(task)
 
         return pixels
 
-    async def _take(self, source: ImageInput) -> GatheredImage:
-        content = await self._fetch(source)
+    def _allowance(self) -> _Allowance:
+        return _Allowance(max(self._settings.max_payload_mb, self._settings.max_image_mb))
+
+    async def _take(self, source: ImageInput, allowance: _Allowance) -> GatheredImage:
+        content = await self._fetch(source, allowance)
         return await self._in_thread(partial(self._examine, content))
 
-    async def _fetch(self, source: ImageInput) -> bytes:
+    async def _fetch(self, source: ImageInput, allowance: _Allowance) -> bytes:
         match source:
             case RawImage():
                 check_content_type(source.content_type)
-                return self._fetcher.check_size(source.content)
+                content = self._fetcher.check_size(source.content)
             case InlineImage():
-                return await self._in_thread(partial(self._fetcher.decode_base64, source.data))
+                content = await self._in_thread(partial(self._fetcher.decode_base64, source.data))
             case str():
-                return await self._fetcher.fetch(source)
+                content = await self._fetcher.fetch(source)
+        return allowance.spend(content)
 
     async def _prepare(self, digest: str, content: bytes | None) -> PixelImage:
         if content is None:

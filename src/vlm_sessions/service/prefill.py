@@ -14,6 +14,10 @@ from vlm_sessions.processing import Segment
 from vlm_sessions.service.images import ImageDesk
 from vlm_sessions.sessions.session import Session
 
+MAX_AT_ONCE = 32
+"""Each keeps its images' bytes in memory and a place in the engine's queue. Where so many wait,
+the engine has better things to do than to work ahead."""
+
 _log = get_logger("prefill")
 
 
@@ -29,7 +33,13 @@ class Prefills:
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by session id
 
     def begin(self, session: Session, opening: Segment, contents: Mapping[str, bytes]) -> None:
-        """Start to compute ``opening``; ``contents``: digest -> bytes of its images."""
+        """Start to compute ``opening``, unless much is being computed ahead already.
+
+        Args:
+            contents: digest -> bytes of its images.
+        """
+        if len(self._tasks) >= MAX_AT_ONCE:
+            return
         turn = Turn(
             turn_id=uuid.uuid4().hex,
             tokens=opening.tokens,

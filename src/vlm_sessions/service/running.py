@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from enum import Enum, auto
 
 from vlm_sessions.errors import VlmError
 from vlm_sessions.protocol.schema import AnswerEvent, Lifetime, SamplingOptions
+from vlm_sessions.service.admission import Admission
 from vlm_sessions.service.generation import Generation
 from vlm_sessions.service.work import Work
 
@@ -40,6 +43,8 @@ class RunningPrompt:
         """Whether it is too late to cancel."""
         self.ending: Ending | None = None
         self.generation: Generation | None = None
+        self.unsent = ""
+        """The end of the generation's text, while it waits for the lifetime to be made true."""
         self.lifetime: Lifetime | None = None
         """As it was last made true."""
         self.channel: asyncio.Queue[AnswerEvent | VlmError] = asyncio.Queue()
@@ -57,3 +62,15 @@ class RunningPrompt:
         """Wait until nothing of it is left running."""
         if self.task is not None:
             await asyncio.wait([self.task])
+
+
+@asynccontextmanager
+async def place_in_line(prompt: RunningPrompt, admission: Admission) -> AsyncIterator[None]:
+    """Wait in line; inside, the session is this prompt's."""
+    with prompt.work.in_use():
+        async with admission.admit(prompt.work.session_id):
+            prompt.at_work = True
+            try:
+                yield
+            finally:
+                prompt.at_work = False

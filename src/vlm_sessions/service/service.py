@@ -30,7 +30,7 @@ from vlm_sessions.service.images import ImageDesk, contents_of, image_refs
 from vlm_sessions.service.prefill import Prefills
 from vlm_sessions.service.session_work import SessionWork
 from vlm_sessions.service.stateless_work import StatelessWork
-from vlm_sessions.service.texts import TextDesk
+from vlm_sessions.service.texts import TextDesk, texts_of
 from vlm_sessions.service.turns import TurnRunner
 from vlm_sessions.service.work import lifetime_of, to_spans
 from vlm_sessions.sessions.journal import Journal
@@ -135,6 +135,7 @@ class SessionService:
         """
         self._check_open()
         self._store.check_room()
+        self._texts.check_length((command.system or "",))
         gathered = await self._images.gather(command.images)
         images = tuple(one.image for one in gathered)
         opening = await self._texts.opening(command.system, image_refs(images))
@@ -151,12 +152,13 @@ class SessionService:
         """Ask in a session; see ``AnswerStream`` for when it runs and when it counts.
 
         Raises:
-            Draining, InvalidField, MalformedSessionId, SessionNotFound, SessionClosed,
-            SessionExpired; the stream's first event raises what is found out later.
+            Draining, InvalidField, ContextOverflow, MalformedSessionId, SessionNotFound,
+            SessionClosed, SessionExpired; the stream's first event raises what is found out later.
         """
         self._check_open()
         session = self._store.get(session_id)
         check_options(command, self._settings)
+        self._texts.check_length(texts_of(command))
         work = SessionWork(
             session_id,
             command,
@@ -172,10 +174,12 @@ class SessionService:
         """Ask without a session; nothing is recorded.
 
         Raises:
-            Draining, InvalidField; the stream's first event raises what is found out later.
+            Draining, InvalidField, ContextOverflow; the stream's first event raises what is found
+            out later.
         """
         self._check_open()
         check_options(command, self._settings)
+        self._texts.check_length(texts_of(command))
         work = StatelessWork(command, texts=self._texts, images=self._images)
         events = self._turns.events(work, command, request_id=request_id, stream=command.stream)
         return AnswerStream(None, events)

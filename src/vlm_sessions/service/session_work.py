@@ -136,6 +136,7 @@ class SessionWork:
     async def _ask(self, session: Session) -> _Question:
         command = self._command
         if isinstance(command, Prompt):
+            self._images.check_count(len(session.images) + len(command.images))
             images = await self._images.gather(command.images)
             return _Question(command.prompt, images, session.system)
         dialogue = conversation.parse_dialogue(command.messages, ConversationMismatch)

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from vlm_sessions.errors import ContextOverflow
 from vlm_sessions.processing import ImageRef, Message, Processor, Segment
+from vlm_sessions.protocol.schema import Chat, Generate, Prompt
 
 INLINE_CHARS = 4000
 """A text up to this long is tokenized in less time than a thread takes to be woken."""
+
+
+def texts_of(command: Prompt | Generate | Chat) -> list[str]:
+    """All that people wrote in a request for an answer."""
+    match command:
+        case Prompt():
+            return [command.prompt]
+        case Generate():
+            return [command.system or "", command.prompt]
+        case Chat():
+            return [message.text for message in command.messages]
 
 
 class TextDesk:
@@ -24,6 +36,20 @@ class TextDesk:
     def fit_engine(self, max_context: int) -> None:
         """Lower the context to what the engine, once started, has room for."""
         self._max_context = min(self._processor.max_context, max_context)
+
+    def check_length(self, texts: Iterable[str]) -> int:
+        """How many characters ``texts`` have together. Costs nothing, so it comes before all else.
+
+        Raises:
+            ContextOverflow: more than a request may have.
+        """
+        num_chars = sum(len(text) for text in texts)
+        if num_chars > self._max_chars:
+            raise ContextOverflow(
+                f"The request's text has {num_chars} characters, the limit is {self._max_chars}. "
+                "Shorten it; VLM_MAX_PROMPT_CHARS raises the limit."
+            )
+        return num_chars
 
     def room_after(self, num_tokens: int) -> int:
         """Tokens of an answer that fit after a conversation of ``num_tokens``.
@@ -71,12 +97,7 @@ class TextDesk:
         return await self._encode(work, [message.text for message in messages])
 
     async def _encode(self, work: Callable[[], Segment], texts: Sequence[str]) -> Segment:
-        num_chars = sum(len(text) for text in texts)
-        if num_chars > self._max_chars:
-            raise ContextOverflow(
-                f"The request's text has {num_chars} characters, the limit is {self._max_chars}. "
-                "Shorten it; VLM_MAX_PROMPT_CHARS raises the limit."
-            )
+        num_chars = self.check_length(texts)
         segment = work() if num_chars <= INLINE_CHARS else await asyncio.to_thread(work)
         self.room_after(len(segment.tokens))
         return segment

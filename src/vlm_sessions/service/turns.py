@@ -25,7 +25,7 @@ from vlm_sessions.protocol.schema import Answer, AnswerEvent, SamplingOptions, T
 from vlm_sessions.service.admission import Admission
 from vlm_sessions.service.generation import Generation, to_sampling
 from vlm_sessions.service.images import ImageDesk
-from vlm_sessions.service.running import Ending, RunningPrompt
+from vlm_sessions.service.running import Ending, RunningPrompt, place_in_line
 from vlm_sessions.service.work import PreparedTurn, Work
 
 ENGINE_WAIT_SECONDS = 15.0
@@ -141,17 +141,15 @@ class TurnRunner:
                 outcome = await self._cancelled_answer(prompt)
         except VlmError as error:
             outcome = error
-        except Exception:  # noqa: BLE001  # a bug of ours must not leave a client waiting
-            _log.exception("prompt_failed", request_id=prompt.request_id)
-            outcome = Internal("The service failed on this prompt; the session is as it was.")
+        except Exception as exc:  # noqa: BLE001  # a bug of ours must not leave a client waiting
+            outcome = _bug(prompt, exc)
         prompt.channel.put_nowait(outcome)
 
     async def _answer(self, prompt: RunningPrompt) -> Answer:
         deadline = asyncio.timeout(prompt.limit_seconds)
         try:
-            async with deadline, _place(prompt, self._admission):
-                generation = await self._generate(prompt)
-                await prompt.channel.join()
+            async with deadline, place_in_line(prompt, self._admission):
+                generation = await self._generate_and_hand_over(prompt)
                 if generation.cancelled:
                     return generation.for_client(prompt.lifetime)
                 # From here on it counts: neither deadline nor cancelling may tear it in two.
@@ -166,6 +164,18 @@ class TurnRunner:
                 f"The prompt was not finished within {prompt.limit_seconds:g} s and left no "
                 "trace. Ask for fewer tokens, stream the answer, or retry when there is less load."
             ) from exc
+
+    async def _generate_and_hand_over(self, prompt: RunningPrompt) -> Generation:
+        try:
+            generation = await self._generate(prompt)
+            await prompt.channel.join()
+        except BaseException:
+            # A use that came to nothing was a use: a long one must not leave an expired session.
+            if prompt.lifetime is not None:
+                with suppress(VlmError):  # the session may be what was ended
+                    await self._announce(prompt)
+            raise
+        return generation
 
     async def _generate(self, prompt: RunningPrompt) -> Generation:
         """Have the engine compute the turn; deltas go to the client as they come."""
@@ -202,8 +212,14 @@ class TurnRunner:
         self, prompt: RunningPrompt, text: str, announcing: asyncio.Future[None]
     ) -> None:
         if text:
+            prompt.unsent = text
             await announcing
-            prompt.channel.put_nowait(TextDelta(text=text))
+            self._send_rest(prompt)
+
+    def _send_rest(self, prompt: RunningPrompt) -> None:
+        if prompt.unsent:
+            prompt.channel.put_nowait(TextDelta(text=prompt.unsent))
+            prompt.unsent = ""
 
     def _turn(self, prompt: RunningPrompt, prepared: PreparedTurn) -> Turn:
         return Turn(
@@ -236,6 +252,7 @@ class TurnRunner:
         if prompt.lifetime is None:
             with suppress(VlmError):  # the session may be what was ended
                 await self._announce(prompt)
+        self._send_rest(prompt)
         return self._as_cancelled(prompt)
 
     def _as_cancelled(self, prompt: RunningPrompt) -> Answer:
@@ -245,23 +262,23 @@ class TurnRunner:
         return generation.for_client(prompt.lifetime, cancelled=True)
 
     def _settle(self, prompt: RunningPrompt, task: asyncio.Task[None]) -> None:
-        """A task that is cancelled before its first step never gets to say anything itself."""
+        """Speak for a task that could not: cancelled at its first step, or failed at its last."""
         if task.cancelled():
             asked = prompt.ending is Ending.CANCELLED
             prompt.channel.put_nowait(self._as_cancelled(prompt) if asked else _shutting_down())
+        elif (exc := task.exception()) is not None:
+            prompt.channel.put_nowait(_bug(prompt, exc))
+
+
+def _bug(prompt: RunningPrompt, exc: BaseException) -> Internal:
+    _log.error(
+        "prompt_failed",
+        exc_info=exc,
+        request_id=prompt.request_id,
+        session_id=prompt.work.session_id,
+    )
+    return Internal("The service failed on this prompt; the session is as it was.")
 
 
 def _shutting_down() -> Draining:
     return Draining("The service is shutting down. Send the prompt again.")
-
-
-@asynccontextmanager
-async def _place(prompt: RunningPrompt, admission: Admission) -> AsyncIterator[None]:
-    """Wait in line; inside, the session is this prompt's."""
-    with prompt.work.in_use():
-        async with admission.admit(prompt.work.session_id):
-            prompt.at_work = True
-            try:
-                yield
-            finally:
-                prompt.at_work = False

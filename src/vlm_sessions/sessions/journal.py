@@ -16,7 +16,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,9 @@ from vlm_sessions.sessions.state_dir import StateDir
 DATABASE_NAME = "journal.sqlite3"
 MAX_GROUP = 64
 """Jobs in one transaction, at most: bounds what a failed one repeats."""
+
+MAX_IDLE_LOG_BYTES = 64 * 2**20
+"""Of the write-ahead log once its content is in the database."""
 
 T = TypeVar("T")
 
@@ -176,7 +179,9 @@ class Journal:
             connection.execute("COMMIT")
         except Exception as exc:  # noqa: BLE001  # translated and given to the waiter
             if connection.in_transaction:  # SQLite itself has rolled back after some errors
-                connection.execute("ROLLBACK")
+                # If even this fails, later jobs fail one by one, and are told. The thread lives on.
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
             if len(group) == 1:
                 group[0].done.set_exception(_translate(exc))
             return len(group) == 1
@@ -195,6 +200,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         "foreign_keys = ON",
         # A closed session's pictures are overwritten where that costs no extra writing.
         "secure_delete = FAST",
+        # After a burst of large pictures the log gives its room back.
+        f"journal_size_limit = {MAX_IDLE_LOG_BYTES}",
     ):
         connection.execute(f"PRAGMA {pragma}")
     return connection

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
@@ -15,17 +13,18 @@ from vlm_sessions.errors import (
     SessionNotFound,
     TooManySessions,
 )
+from vlm_sessions.sessions.expiries import Expiries
 from vlm_sessions.sessions.journal import Journal
 from vlm_sessions.sessions.session import (
     Session,
     SessionImage,
     SessionState,
     SessionTurn,
-    Tombstone,
     check_session_id,
     end_session,
     open_session,
 )
+from vlm_sessions.sessions.tombstones import Tombstones
 
 Clock = Callable[[], float]
 """Seconds since the epoch."""
@@ -47,10 +46,8 @@ class SessionStore:
         self._clock = clock
         self._open: dict[str, Session] = {}  # id -> its newest record
         self._num_opening = 0
-        self._ended: dict[str, Tombstone] = {}
-        self._endings: deque[Tombstone] = deque()  # the same, oldest first
-        # (expires_at when pushed, id): one entry for each session, corrected when it comes up.
-        self._expiries: list[tuple[float, str]] = []
+        self._ended = Tombstones()
+        self._expiries = Expiries()
         self._num_users: dict[str, int] = {}  # id -> prompts at work or waiting
         self._journalled_until: dict[str, float] = {}  # id -> expires_at in the journal
 
@@ -61,9 +58,9 @@ class SessionStore:
         for session in contents.sessions:
             self._put(session)
             self._journalled_until[session.id] = session.expires_at
-            heapq.heappush(self._expiries, (session.expires_at, session.id))
+            self._expiries.add(session)
         for tombstone in contents.tombstones:
-            self._bury(tombstone)
+            self._ended.add(tombstone)
         await self.sweep()
 
     async def close(self) -> None:
@@ -106,7 +103,7 @@ class SessionStore:
                 self._num_opening -= 1
             self._put(session)
             self._note_journalled(session)
-            heapq.heappush(self._expiries, (session.expires_at, session.id))
+            self._expiries.add(session)
             return session
 
         return await _to_the_end(write())
@@ -119,8 +116,7 @@ class SessionStore:
         """
         if len(self._open) + self._num_opening < self._settings.max_sessions:
             return
-        now = self._clock()
-        if self._expiries and self._expiries[0][0] <= now:
+        if self._expiries.any_due(self._clock()):
             return  # one of them may be over: open() looks closer
         raise TooManySessions(
             f"{self._settings.max_sessions} sessions are open, which is the limit. Close one, or "
@@ -145,7 +141,7 @@ class SessionStore:
         self._num_users[session_id] = self._num_users.get(session_id, 0) + 1
 
     def end_use(self, session_id: str) -> None:
-        """Undo one ``begin_use``; idle time counts from here on, whatever came of the prompt."""
+        """Undo one ``begin_use``; idle time counts again, from the last renewal."""
         self._num_users[session_id] -= 1
         if not self._num_users[session_id]:
             del self._num_users[session_id]
@@ -198,7 +194,8 @@ class SessionStore:
         async def write() -> Session:
             await self._journal.append(current, after.kept_ahead(), contents)
             if after.id in self._open:
-                self._put(after)
+                # A renewal may have been announced while this was written: it stays true.
+                self._put(after.used(self._open[after.id].last_used_at))
                 self._note_journalled(after)
             return after
 
@@ -217,36 +214,52 @@ class SessionStore:
     async def sweep(self) -> tuple[str, ...]:
         """End the sessions whose time has come, forget old tombstones; gives the ended ids.
 
-        Looks only at sessions that came up, not at all of them.
+        Looks only at sessions that came up, not at all of them. They end together: after a night
+        out of service there may be thousands, and each alone would cost a flush of the disk.
+
+        Those that could not be ended are tried again the next time.
+
+        Raises:
+            InsufficientStorage: not one of them could be ended.
         """
         now = self._clock()
-        ended: list[str] = []
+        over = self._take_over(now)
         try:
-            while self._expiries and self._expiries[0][0] <= now:
-                _, session_id = heapq.heappop(self._expiries)
-                session = self._open.get(session_id)
-                if session is None:
-                    continue
-                in_use = session_id in self._num_users
-                if session.is_over(now, in_use=in_use):
-                    try:
-                        await self._end(session, SessionState.EXPIRED)
-                    except BaseException:
-                        heapq.heappush(self._expiries, (session.expires_at, session_id))
-                        raise
-                    ended.append(session_id)
-                else:
-                    due = max(session.expires_at, now + 1.0) if in_use else session.expires_at
-                    heapq.heappush(self._expiries, (due, session_id))
+            outcomes = await asyncio.gather(
+                *(self._end(session, SessionState.EXPIRED) for session in over),
+                return_exceptions=True,
+            )
         finally:
-            await self._forget(now - self._settings.tombstone_seconds)
-        return tuple(ended)
+            for session in over:
+                if session.id in self._open:
+                    self._expiries.add(session)
+        await self._forget(now - self._settings.tombstone_seconds)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if over and len(failures) == len(over):
+            raise failures[0]
+        return tuple(
+            session.id for session, outcome in zip(over, outcomes, strict=True) if outcome is None
+        )
 
     async def read_image(self, digest: str) -> bytes:
         """The encoded bytes of an image that an open session has."""
         return await self._journal.read_image(digest)
 
     # --- inside ---------------------------------------------------------------------------------
+
+    def _take_over(self, now: float) -> list[Session]:
+        """The sessions whose time has come; the others that came up are looked at again later."""
+        over: list[Session] = []
+        for session_id in self._expiries.take_due(now):
+            session = self._open.get(session_id)
+            if session is None:
+                continue
+            in_use = session_id in self._num_users
+            if session.is_over(now, in_use=in_use):
+                over.append(session)
+            else:
+                self._expiries.add(session, not_before=now + 1.0 if in_use else 0.0)
+        return over
 
     def _put(self, session: Session) -> None:
         self._open[session.id] = session
@@ -270,21 +283,15 @@ class SessionStore:
             await self._journal.end(tombstone)
             self._journalled_until.pop(session.id, None)
             if self._open.pop(session.id, None) is not None:
-                self._bury(tombstone)
+                self._ended.add(tombstone)
+                self._expiries.drop_stale(self._open, len(self._open))
 
         await _to_the_end(write())
 
-    def _bury(self, tombstone: Tombstone) -> None:
-        self._ended[tombstone.session_id] = tombstone
-        self._endings.append(tombstone)
-
     async def _forget(self, ended_before: float) -> None:
-        num_forgotten = 0
-        while self._endings and self._endings[0].ended_at < ended_before:
-            self._ended.pop(self._endings.popleft().session_id, None)
-            num_forgotten += 1
-        if num_forgotten:
-            await self._journal.forget(ended_before)
+        dropped_before = self._ended.drop(ended_before)
+        if dropped_before is not None:
+            await self._journal.forget(dropped_before)
 
     def _absent(self, session_id: str) -> SessionClosed | SessionExpired | SessionNotFound:
         tombstone = self._ended.get(session_id)
@@ -305,4 +312,7 @@ def _expired() -> SessionExpired:
 
 async def _to_the_end(change: Awaitable[T]) -> T:
     """Let a change of journal and table finish together, even if the caller is cancelled."""
-    return await asyncio.shield(asyncio.ensure_future(change))
+    task = asyncio.ensure_future(change)
+    # If the caller has gone, nobody else sees to a failure: the change has simply not happened.
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(task)

@@ -12,7 +12,14 @@ from openai.types.chat import ChatCompletionMessageParam
 from tests.support.door import MODEL, make_endpoint
 from tests.support.openai_transport import EndpointTransport
 from tests.support.stub_service import SESSION, StubService, refusing
-from vlm_sessions.errors import ContextOverflow, EngineLost, QueueFull
+from vlm_sessions.errors import (
+    ContextOverflow,
+    ConversationMismatch,
+    DeadlineExceeded,
+    EngineLost,
+    QueueFull,
+    VlmError,
+)
 from vlm_sessions.protocol.schema import Chat, TextDelta
 
 QUESTION: list[ChatCompletionMessageParam] = [
@@ -127,6 +134,22 @@ async def test_a_full_queue_is_a_rate_limit_with_the_time_to_wait() -> None:
             await client.chat.completions.create(model=MODEL, messages=QUESTION)
 
     assert caught.value.response.headers["retry-after"] == "3"
+
+
+@pytest.mark.parametrize(
+    "error", [ConversationMismatch("No."), DeadlineExceeded("Late.")], ids=lambda e: e.code
+)
+async def test_what_cannot_succeed_later_is_not_sent_again_by_the_client(
+    error: VlmError,
+) -> None:
+    service = refusing(error)
+    async with httpx2.AsyncClient(transport=EndpointTransport(make_endpoint(service))) as http:
+        client = openai.AsyncOpenAI(base_url="http://door/v1", api_key="none", http_client=http)
+        assert client.max_retries > 0
+        with pytest.raises(openai.APIStatusError):
+            await client.chat.completions.create(model=MODEL, messages=QUESTION)
+
+    assert len(service.asked) == 1
 
 
 async def test_a_failure_amid_a_stream_raises_in_the_client(

@@ -1,7 +1,10 @@
 """Images by URL, under guard, against a real server on the loopback."""
 
 import asyncio
+import base64
+import json
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -20,7 +23,8 @@ from vlm_sessions.errors import (
     VlmError,
 )
 from vlm_sessions.media.addresses import FetchPolicy
-from vlm_sessions.media.fetch import ImageFetcher
+from vlm_sessions.media.fetch import CHUNK_BYTES, MAX_URL_CHARS, ImageFetcher
+from vlm_sessions.media.resolver import SystemResolver
 
 CONTENT = encoded()
 
@@ -55,6 +59,16 @@ class FixedResolver(AbstractResolver):
         pass
 
 
+class BothResolver(FixedResolver):
+    """Answers each question with all of its addresses."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        each = [FixedResolver(address) for address in self.addresses]
+        return [(await one.resolve(host, port, family))[0] for one in each]
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[TestServer]:
     async def image(_: web.Request) -> web.Response:
@@ -81,8 +95,7 @@ async def server() -> AsyncIterator[TestServer]:
         return web.Response(body=bytes(1_100_000))
 
     async def echo(request: web.Request) -> web.Response:
-        headers = {name.lower() for name in request.headers}
-        return web.Response(text=",".join(sorted(headers)))
+        return web.json_response({name.lower(): value for name, value in request.headers.items()})
 
     app = web.Application()
     for path, handler in (
@@ -105,10 +118,13 @@ async def server() -> AsyncIterator[TestServer]:
 async def make_fetcher() -> AsyncIterator[MakeFetcher]:
     fetchers: list[ImageFetcher] = []
 
-    def make(*resolved: str, **settings: Any) -> ImageFetcher:
+    def make(
+        *resolved: str, resolver: AbstractResolver | None = None, **settings: Any
+    ) -> ImageFetcher:
         defaults: dict[str, Any] = {"max_image_mb": 1, "fetch_allow": ("127.0.0.0/8",)}
         fetcher = ImageFetcher(
-            Settings(**(defaults | settings)), lambda: FixedResolver(*(resolved or ("127.0.0.1",)))
+            Settings(**(defaults | settings)),
+            lambda: resolver or FixedResolver(*(resolved or ("127.0.0.1",))),
         )
         fetchers.append(fetcher)
         return fetcher
@@ -171,9 +187,68 @@ async def test_a_second_dns_answer_does_not_get_past_the_check(
         await fetcher.fetch(url(server, "/image.png", "rebind.example"))
 
 
+@pytest.mark.parametrize("host", ["[v1.a:b.evil.example]", "[x:y]"])
+async def test_a_name_in_brackets_is_not_taken_for_an_address(
+    make_fetcher: MakeFetcher, host: str
+) -> None:
+    # The connector would pass it to the system's resolver, whose answer nobody checks.
+    with pytest.raises(ImageForbidden, match="in full"):
+        await make_fetcher().fetch(f"http://{host}/image.png")
+
+
+async def test_of_several_addresses_only_the_allowed_ones_are_tried(
+    server: TestServer, make_fetcher: MakeFetcher
+) -> None:
+    resolver = BothResolver("10.0.0.1", "127.0.0.1", "::1")
+    fetcher = make_fetcher(fetch_allow=("127.0.0.1/32",), resolver=resolver)
+    assert await fetcher.fetch(url(server, "/image.png", "mixed.example")) == CONTENT
+    with pytest.raises(ImageForbidden):
+        await make_fetcher(fetch_allow=(), resolver=resolver).fetch(
+            url(server, "/image.png", "mixed.example")
+        )
+
+
+async def test_names_that_do_not_resolve_hold_up_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answered = threading.Event()
+
+    def hang(host: str, port: int, **_: object) -> list[object]:
+        answered.wait(10)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", port))]
+
+    resolver = SystemResolver()
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    hanging = [asyncio.ensure_future(resolver.resolve(f"{n}.example", 80)) for n in range(40)]
+    try:
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(len, "decoded") == 7
+    finally:
+        answered.set()
+    for found in await asyncio.gather(*hanging):
+        assert [one["host"] for one in found] == ["192.0.2.1"]
+    await resolver.close()
+
+
+async def test_base64_longer_than_a_piece_is_put_together_again(make_fetcher: MakeFetcher) -> None:
+    content = bytes(range(256)) * 700
+    text = base64.b64encode(content).decode()
+    assert len(text) > 3 * CHUNK_BYTES
+    assert await make_fetcher().fetch(text) == content
+    assert await make_fetcher().fetch(text[: CHUNK_BYTES + 7] + "\r\n" + text[CHUNK_BYTES + 7 :])
+    with pytest.raises(InvalidField):
+        await make_fetcher().fetch(text[: CHUNK_BYTES - 2] + "==" + text[CHUNK_BYTES:])
+
+
 @pytest.mark.parametrize(
     "target",
-    ["http://10.0.0.1/", "http://[::ffff:10.0.0.1]/", "http://169.254.169.254/latest", "file:///x"],
+    [
+        "http://10.0.0.1/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://169.254.169.254/latest",
+        "file:///x",
+        "http://user:secret@example.com/",
+    ],
 )
 async def test_a_redirect_to_where_it_may_not_go_is_refused(
     server: TestServer, make_fetcher: MakeFetcher, target: str
@@ -221,8 +296,15 @@ async def test_no_proxy_of_the_environment_is_used_and_nothing_private_is_sent(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    sent = (await make_fetcher().fetch(url(server, "/echo"))).decode().split(",")
+    sent = json.loads(await make_fetcher().fetch(url(server, "/echo")))
     assert set(sent) <= {"host", "accept", "accept-encoding", "connection", "user-agent"}
+
+
+async def test_no_compression_is_asked_for_since_none_is_unpacked(
+    server: TestServer, make_fetcher: MakeFetcher
+) -> None:
+    sent = json.loads(await make_fetcher().fetch(url(server, "/echo")))
+    assert sent["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize(
@@ -236,6 +318,8 @@ async def test_no_proxy_of_the_environment_is_used_and_nothing_private_is_sent(
         ("http://user:secret@example.com/", ImageForbidden),
         ("data:image/png;base64", InvalidField),
         ("data:image/png;base64,!!!", InvalidField),
+        ("QQ==QQ==", InvalidField),
+        ("http://example.com/" + "x" * MAX_URL_CHARS, InvalidField),
     ],
 )
 async def test_other_sources_are_refused(
@@ -249,11 +333,11 @@ async def test_other_sources_are_refused(
 async def test_data_urls_and_base64_are_decoded(make_fetcher: MakeFetcher) -> None:
     fetcher = make_fetcher()
     encoded_url = data_url(CONTENT)
-    base64 = encoded_url.partition(",")[2]
+    text = encoded_url.partition(",")[2]
     assert await fetcher.fetch(encoded_url) == CONTENT
-    assert await fetcher.fetch(base64) == CONTENT
-    assert await fetcher.fetch(base64.rstrip("=")) == CONTENT
-    assert await fetcher.fetch("\n".join(base64[i : i + 76] for i in range(0, 999, 76))) == CONTENT
+    assert await fetcher.fetch(text) == CONTENT
+    assert await fetcher.fetch(text.rstrip("=")) == CONTENT
+    assert await fetcher.fetch("\n".join(text[i : i + 76] for i in range(0, 999, 76))) == CONTENT
     assert await fetcher.fetch("data:,%41b") == b"Ab"
     with pytest.raises(PayloadTooLarge):
         await fetcher.fetch(data_url(bytes(1_100_000)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,12 +12,12 @@ from hypothesis import strategies as st
 
 from tests.support.door import request
 from tests.support.stub_service import SESSION
-from vlm_sessions.errors import InvalidJson, VlmError
+from vlm_sessions.errors import InvalidField, InvalidJson, VlmError
 from vlm_sessions.protocol.dialects import ChatDialect, read_chat, read_invocation
 from vlm_sessions.protocol.dialects.native import COMMANDS
 from vlm_sessions.protocol.http import HttpRequest
-from vlm_sessions.protocol.jsonio import parse_object
-from vlm_sessions.protocol.schema import Command
+from vlm_sessions.protocol.jsonio import MAX_COMMAS, parse_object
+from vlm_sessions.protocol.schema import MAX_ITEMS, Command
 
 CHAT = ChatDialect("demo", clock=lambda: 0.0)
 
@@ -133,3 +134,46 @@ def test_json_is_read_under_the_content_types_of_careless_clients(content_type: 
     asked: HttpRequest = request({"type": "open_session"}, content_type=content_type)
 
     assert read_invocation(asked, CHAT).command.type == "open_session"
+
+
+MANY = 50_000
+"""Of anything in 25 MB; each must be refused at a glance, or the event loop stands still."""
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"type": "prompt"} | {f"k{n}": 0 for n in range(MANY)}, "50000 of its fields"),
+        ({"type": "open_session", "images": [0] * MANY}, "images[0]: must be a URL"),
+        ({"type": "open_session", "images": [""] * MANY}, "at most 4096 items"),
+        ({"type": "prompt", "prompt": "x", "stop": [0] * MANY}, "stop[0]: must be a string"),
+        ({"messages": [0] * MANY}, "messages[0]: must be an object"),
+        ({"messages": [{"role": "user", "content": "x"}] * MANY}, "at most 4096 items"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * MANY}]},
+            "the limit is 4096",
+        ),
+    ],
+)
+def test_endless_lists_are_refused_without_looking_at_every_item(
+    fields: dict[str, Any], message: str
+) -> None:
+    asked = request(fields, session=SESSION if fields.get("type") == "prompt" else None)
+    begun = time.process_time()
+    with pytest.raises(InvalidField) as caught:
+        read_invocation(asked, CHAT)
+    assert message in caught.value.message
+    assert len(caught.value.message) < 600
+    assert time.process_time() - begun < 1.0  # item by item it takes ten times as long
+
+
+def test_a_body_of_nothing_but_tiny_values_is_not_even_parsed() -> None:
+    body = b'{"type":"prompt","x":[' + b"0," * MAX_COMMAS + b"0]}"
+    with pytest.raises(InvalidField, match="values"):
+        parse_object(body)
+
+
+def test_as_many_messages_as_a_list_may_have_are_read() -> None:
+    messages = [{"role": "user", "content": "x"}] * MAX_ITEMS
+    command = read_invocation(request({"messages": messages}), CHAT).command
+    assert len(getattr(command, "messages")) == MAX_ITEMS  # noqa: B009

@@ -14,12 +14,13 @@ from vlm_sessions.config import Settings
 from vlm_sessions.engine.fake import FakeRunner
 from vlm_sessions.engine.limits import EngineLimits
 from vlm_sessions.engine.local import LocalEngine
-from vlm_sessions.engine.types import Plan, StepResult
+from vlm_sessions.engine.types import PixelImage, Plan, StepResult
 from vlm_sessions.errors import (
     ContextOverflow,
     EngineLost,
     ImageForbidden,
     InsufficientStorage,
+    Internal,
     InvalidImage,
     PayloadTooLarge,
     ReservedText,
@@ -84,6 +85,21 @@ async def test_a_refused_opening_takes_no_place(
             await harness.open(PICTURE)
 
 
+async def test_images_that_are_fetched_count_together_like_those_that_are_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = encoded(size=(8, 8)) + bytes(600_000)  # bytes behind a picture's end do no harm
+    async with serving(tmp_path, max_payload_mb=1, max_image_mb=1) as harness:
+
+        async def fetch(_: str) -> bytes:
+            return big
+
+        monkeypatch.setattr(harness.service._images._fetcher, "fetch", fetch)
+        await harness.open("http://pictures.example/1")
+        with pytest.raises(PayloadTooLarge, match="together"):
+            await harness.open("http://pictures.example/1", "http://pictures.example/2")
+
+
 async def test_a_full_journal_refuses_the_opening(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +134,51 @@ async def test_computing_ahead_that_fails_harms_nothing(
             session = await harness.open(PICTURE)
             await harness.service._prefills.done(session)
         assert (await harness.ask(session)).text == "yes"
+
+
+async def test_only_so_much_is_computed_ahead_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlm_sessions.service.prefill.MAX_AT_ONCE", 2)
+    async with serving(tmp_path, prefill_on_open=True) as harness:
+        may_go_on = asyncio.Event()
+        images = harness.service._images
+        prepare = images._prepare
+
+        async def slowly(digest: str, content: bytes | None) -> PixelImage:
+            await may_go_on.wait()
+            return await prepare(digest, content)
+
+        monkeypatch.setattr(images, "_prepare", slowly)
+        sessions = [await harness.open(PICTURE) for _ in range(4)]
+        may_go_on.set()
+        for session in sessions:
+            await harness.service._prefills.done(session)
+        assert len(harness.engine.prefills) == 2
+        assert (await harness.ask(sessions[3])).text == "yes"
+
+
+async def test_an_image_at_hand_does_not_depend_on_a_session_that_is_just_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path) as harness:
+        ending = await harness.open(PICTURE)
+        reached, may_go_on = asyncio.Event(), asyncio.Event()
+
+        async def gone(_: str) -> bytes:
+            reached.set()
+            await may_go_on.wait()
+            raise Internal("The journal does not hold it any more.")
+
+        monkeypatch.setattr(harness.service._images, "_read_recorded", gone)
+        first = asyncio.create_task(harness.ask(ending))
+        await reached.wait()
+        command = Generate(prompt="what?", images=(PICTURE,))
+        second = asyncio.create_task(collect(await harness.service.generate(command, "r")))
+        assert (await second)[1].text == "yes"
+        may_go_on.set()
+        with pytest.raises(Internal):
+            await first
 
 
 async def test_pixels_wanted_by_several_at_once_are_prepared_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.support.fake_processor import encode
 from tests.support.pictures import data_url, encoded
@@ -28,7 +29,7 @@ from vlm_sessions.errors import (
     TooManyImages,
     VlmError,
 )
-from vlm_sessions.protocol.schema import Answer, OpenSession, TextDelta
+from vlm_sessions.protocol.schema import Answer, Generate, OpenSession, TextDelta
 
 PICTURE = data_url(encoded("red"))
 OTHER = data_url(encoded("blue", (64, 32)))
@@ -414,3 +415,75 @@ async def test_ending_the_service_tells_its_clients(tmp_path: Path) -> None:
         await harness.service.close()
         with pytest.raises(Draining):
             await running
+
+
+async def test_a_bug_met_while_a_prompt_is_wound_up_leaves_no_client_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, "long") as harness:
+        session = await harness.open()
+        harness.engine.gate.clear()
+        waiting = asyncio.create_task(harness.ask(session))
+        await harness.engine.reached.wait()
+
+        async def broken(_: str) -> None:
+            raise RuntimeError("bug")
+
+        monkeypatch.setattr(harness.service._store, "touch", broken)
+        queued = asyncio.create_task(harness.ask(session, "second"))
+        await asyncio.sleep(0.01)
+        with structlog.testing.capture_logs() as lines:
+            for request_id in ("r-q", "r-second"):
+                assert await harness.service.cancel_request(request_id)
+            async with asyncio.timeout(2):
+                for prompt in (waiting, queued):
+                    with pytest.raises(Internal):
+                        await prompt
+        logged = {(one["event"], one["request_id"], one["session_id"]) for one in lines}
+        assert logged == {("prompt_failed", f"r-{which}", session) for which in ("q", "second")}
+        assert harness.service.num_prompts == 0
+
+
+@pytest.mark.parametrize("how", ["cancelled", "out of time", "left"])
+async def test_a_long_use_that_came_to_nothing_renews_the_session_all_the_same(
+    tmp_path: Path, how: str
+) -> None:
+    settings = {"prompt_timeout_seconds": 0.05} if how == "out of time" else {}
+    async with serving(tmp_path, "long", session_idle_seconds=60, **settings) as harness:
+        session = await harness.open()
+        harness.engine.gate.clear()
+        stream = await harness.stream(session)
+        await anext(stream.events)
+        harness.clock.advance(100)  # longer than the session lives without use
+        await harness.service.sweep()
+        if how == "left":
+            await stream.events.aclose()
+        elif how == "out of time":
+            with pytest.raises(DeadlineExceeded):
+                await anext(stream.events)
+        else:
+            assert (await harness.service.cancel(session)).cancelled
+            event = await anext(stream.events)
+            assert isinstance(event, Answer)
+            assert event.lifetime is not None
+            assert event.lifetime.expires_at == harness.clock.now + 60
+        harness.engine.gate.set()
+        harness.clock.advance(59)
+        assert (await harness.ask(session)).text == "yes"
+
+
+async def test_a_text_that_is_too_long_is_refused_before_an_image_is_fetched(
+    tmp_path: Path,
+) -> None:
+    unreachable = "http://127.0.0.1:1/a.png"
+    async with serving(tmp_path, max_prompt_chars=100) as harness:
+        session = await harness.open()
+        long = "x" * 101
+        for use in (
+            harness.ask(session, long, images=(unreachable,)),
+            harness.chat(session, ("user", "x" * 99, unreachable), ("user", "yz")),
+            harness.service.open(OpenSession(images=(unreachable,), system=long)),
+            harness.service.generate(Generate(prompt="q", system=long), "r"),
+        ):
+            with pytest.raises(ContextOverflow, match=r"10[12] characters"):
+                await use

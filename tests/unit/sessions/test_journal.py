@@ -4,13 +4,15 @@ import asyncio
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from tests.unit.sessions.test_session import make_session, make_turn
 from vlm_sessions.errors import ConfigError, InsufficientStorage, Internal, SessionClosed
-from vlm_sessions.sessions.journal import DATABASE_NAME, Journal
+from vlm_sessions.sessions.journal import DATABASE_NAME, MAX_IDLE_LOG_BYTES, Journal, _Job
 from vlm_sessions.sessions.session import (
     Session,
     SessionImage,
@@ -169,3 +171,28 @@ async def test_writes_that_wait_together_share_a_commit_and_a_bad_one_harms_no_o
     assert isinstance(results.pop(5), SessionClosed)
     assert results == [None] * 10
     assert len((await journal.load()).sessions) == 40
+
+
+class BrokenConnection:
+    """A database whose disk fails, so that not even a transaction's beginning can be undone."""
+
+    in_transaction = True
+
+    def execute(self, statement: str) -> None:
+        if statement != "BEGIN IMMEDIATE":
+            raise sqlite3.OperationalError("disk I/O error")
+
+
+def test_a_failure_that_cannot_be_undone_is_told_and_ends_no_thread(tmp_path: Path) -> None:
+    job: _Job[None] = _Job(lambda connection: None, Future())
+    journal = Journal(tmp_path)
+    assert journal._commit(cast(sqlite3.Connection, BrokenConnection()), [cast(Any, job)])
+    assert isinstance(job.done.exception(), Internal)
+
+
+async def test_the_log_gives_its_room_back_after_large_pictures(journal: Journal) -> None:
+    def limit(connection: sqlite3.Connection) -> int:
+        (size,) = connection.execute("PRAGMA journal_size_limit").fetchone()
+        return int(size)
+
+    assert await journal._submit(limit) == MAX_IDLE_LOG_BYTES

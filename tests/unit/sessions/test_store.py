@@ -18,7 +18,7 @@ from vlm_sessions.errors import (
     TooManySessions,
 )
 from vlm_sessions.sessions.journal import Journal
-from vlm_sessions.sessions.session import Session
+from vlm_sessions.sessions.session import Session, Tombstone
 from vlm_sessions.sessions.store import SessionStore
 
 SETTINGS = Settings(
@@ -223,3 +223,77 @@ async def test_a_full_journal_leaves_the_session_as_it_was(
     with pytest.raises(InsufficientStorage):
         await with_turn(store, session)
     assert store.get(session.id) == session
+
+
+async def test_sessions_whose_time_has_come_end_in_a_few_transactions(
+    tmp_path: Path, clock: Clock
+) -> None:
+    many = SETTINGS.model_copy(update={"max_sessions": 200})
+    store = SessionStore(Journal(tmp_path), many, clock)
+    await store.start()
+    await asyncio.gather(*(opened(store) for _ in range(200)))
+    await store.close()
+    clock.advance(67)
+    journal = Journal(tmp_path)
+    again = SessionStore(journal, many, clock)
+    await again.start()  # a service that was down for a night must not flush the disk 200 times
+    try:
+        assert again.num_open == 0
+        assert journal.num_commits < 20
+    finally:
+        await again.close()
+
+
+async def test_a_session_that_cannot_be_ended_is_tried_again_and_holds_up_no_other(
+    store: SessionStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, other = await opened(store), await opened(store)
+    end = store._journal.end
+
+    async def full_for_one(tombstone: Tombstone) -> None:
+        if tombstone.session_id == stuck.id:
+            raise InsufficientStorage("full")
+        await end(tombstone)
+
+    clock.advance(60)
+    with monkeypatch.context() as patch:
+        patch.setattr(store._journal, "end", full_for_one)
+        assert await store.sweep() == (other.id,)
+        with pytest.raises(InsufficientStorage):
+            await store.sweep()
+    assert await store.sweep() == (stuck.id,)
+
+
+async def test_who_opens_and_closes_without_pause_fills_no_memory(
+    store: SessionStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlm_sessions.sessions.tombstones.MAX_TOMBSTONES", 10)
+
+    async def open_and_close() -> Session:
+        session = await opened(store)
+        await store.end(session.id)
+        clock.advance(0.001)
+        return session
+
+    first, *_, last = [await open_and_close() for _ in range(1100)]
+    await store.sweep()
+    assert len(store._expiries) <= 1001
+    assert len(store._ended) == 10
+    assert len((await store._journal.load()).tombstones) == 10
+    with pytest.raises(SessionNotFound):
+        store.get(first.id)
+    with pytest.raises(SessionClosed):
+        store.get(last.id)
+
+
+async def test_a_renewal_announced_while_a_turn_is_written_stays_true(
+    store: SessionStore, clock: Clock
+) -> None:
+    session = await opened(store)
+    writing = asyncio.ensure_future(with_turn(store, session))
+    await asyncio.sleep(0)  # the turn's times are settled, its writing has begun
+    clock.advance(3)
+    renewed = await store.touch(session.id)
+    await writing
+    assert store.get(session.id).expires_at == renewed.expires_at == clock.now + 60
+    assert len(store.get(session.id).turns) == 1
