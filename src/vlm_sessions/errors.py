@@ -12,6 +12,7 @@
     │   └── SessionNotFound        never opened here, or forgotten long ago
     ├── MethodNotAllowed 405
     ├── Conflict 409
+    │   ├── ModelChanged           the session's tokens are those of another model
     │   └── ConversationMismatch   chat messages that neither continue nor extend the session
     ├── Gone 410
     │   ├── SessionClosed
@@ -107,6 +108,10 @@ class MethodNotAllowed(VlmError):
 
 class Conflict(VlmError):
     code, status = "conflict", 409
+
+
+class ModelChanged(Conflict):
+    code = "model_changed"
 
 
 class ConversationMismatch(Conflict):

@@ -64,6 +64,14 @@ class Processor(Protocol):
     def model_name(self) -> str: ...
 
     @property
+    def fingerprint(self) -> str:
+        """Differs wherever the same words or pictures would become other tokens.
+
+        A conversation recorded under one fingerprint can be continued under no other.
+        """
+        ...
+
+    @property
     def max_context(self) -> int:
         """Positions of the model: tokens of prompt and answer together."""
         ...

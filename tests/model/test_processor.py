@@ -223,3 +223,12 @@ def test_a_turn_costs_no_rendering_once_its_form_is_known(
         processor.encode_turn(first=first, system=None, text="Hi", images=[IMAGE])
         for first in (True, False)
     ]
+
+
+def test_models_that_make_other_tokens_have_other_fingerprints(
+    tiny_paths: dict[str, Path],
+) -> None:
+    prints = {name: make_processor(path).fingerprint for name, path in tiny_paths.items()}
+    assert len(set(prints.values())) == len(prints)
+    again = {name: make_processor(path).fingerprint for name, path in tiny_paths.items()}
+    assert again == prints

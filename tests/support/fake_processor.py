@@ -38,6 +38,7 @@ class FakeProcessor:
     """``Processor``: an image has one token for each 16 x 16 pixels, at least one."""
 
     model_name = "fake"
+    fingerprint = "fake"
 
     def __init__(self, *, max_context: int = 2000) -> None:
         self.max_context = max_context

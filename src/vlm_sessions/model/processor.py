@@ -8,6 +8,7 @@ own Hugging Face processor gives for the whole of it is checked when a model is 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,14 @@ QUESTION_STARTS = (*"aA1.:é中🙂", "What", " ", "  x", "\n", "\n\n", "")
 
 MAX_ASPECT_RATIO = 100
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+def _fingerprint(*parts: str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8) + encoded)
+    return digest.hexdigest()[:32]
 
 
 def make_processor(model: str | Path, *, name: str | None = None) -> HFProcessor:
@@ -81,6 +90,9 @@ class HFProcessor:
         self._backend.no_padding()
         self._bos: str | None = tokenizer.bos_token
         template = find_template(checkpoint.path, tokenizer.chat_template)
+        self._fingerprint = _fingerprint(
+            self._backend.to_str(), template, str(checkpoint.num_image_tokens)
+        )
         self._template = ChatTemplate(
             lambda messages: str(
                 tokenizer.apply_chat_template(
@@ -101,6 +113,10 @@ class HFProcessor:
     @property
     def model_name(self) -> str:
         return self._checkpoint.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
 
     @property
     def max_context(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from vlm_sessions.config import Settings
 from vlm_sessions.engine.interface import AsyncEngine
 from vlm_sessions.engine.types import EngineStats
-from vlm_sessions.errors import Draining, VlmError
+from vlm_sessions.errors import Draining, ModelChanged, VlmError
 from vlm_sessions.logs import get_logger
 from vlm_sessions.media.fetch import ImageFetcher
 from vlm_sessions.processing import Processor, Segment
@@ -63,6 +63,7 @@ class SessionService:
             clock: seconds since the epoch; lifetimes are counted by it.
         """
         self._engine = engine
+        self._processor = processor
         self._settings = settings
         journal = journal or Journal(
             settings.resolved_state_dir(), lock_wait_seconds=LOCK_WAIT_SECONDS
@@ -140,7 +141,10 @@ class SessionService:
         images = tuple(one.image for one in gathered)
         opening = await self._texts.opening(command.system, image_refs(images))
         session = await self._store.open(
-            system=command.system, images=images, contents=contents_of(gathered)
+            model=self._processor.fingerprint,
+            system=command.system,
+            images=images,
+            contents=contents_of(gathered),
         )
         if self._settings.prefill_on_open and self._engine.ready and opening.tokens:
             self._prefills.begin(session, opening, contents_of(gathered))
@@ -153,10 +157,12 @@ class SessionService:
 
         Raises:
             Draining, InvalidField, ContextOverflow, MalformedSessionId, SessionNotFound,
-            SessionClosed, SessionExpired; the stream's first event raises what is found out later.
+            SessionClosed, SessionExpired, ModelChanged; the stream's first event raises what is
+            found out later.
         """
         self._check_open()
         session = self._store.get(session_id)
+        self._check_model(session)
         check_options(command, self._settings)
         self._texts.check_length(texts_of(command))
         work = SessionWork(
@@ -230,6 +236,15 @@ class SessionService:
     def _check_open(self) -> None:
         if self._draining:
             raise Draining("The service is shutting down. Send the request again.")
+
+    def _check_model(self, session: Session) -> None:
+        """Another model's token ids may mean anything to this one, or nothing."""
+        if session.model != self._processor.fingerprint:
+            raise ModelChanged(
+                "This session was opened with another model than "
+                f"{self._processor.model_name}, which is served now. Open a new session, or start "
+                "the service with the model of before: the session is kept."
+            )
 
     async def _prefix(self, session: Session) -> Segment:
         """The conversation as tokens; before its first question, what is certain of it."""

@@ -36,9 +36,10 @@ def insert_session(
 ) -> None:
     """Add a session that was just opened. ``contents``: digest -> encoded bytes of its images."""
     connection.execute(
-        "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+        "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
         (
             session.id,
+            session.model,
             SessionState.OPEN.value,
             session.created_at,
             session.last_used_at,
@@ -153,7 +154,7 @@ def read_all(connection: sqlite3.Connection) -> Contents:
             Session(*row), images=tuple(images.get(row[0], ())), turns=tuple(turns.get(row[0], ()))
         )
         for row in connection.execute(
-            "SELECT id, created_at, last_used_at, expires_at, max_expires_at, idle_seconds, "
+            "SELECT id, model, created_at, last_used_at, expires_at, max_expires_at, idle_seconds, "
             "system, num_opening_images FROM sessions WHERE state = ?",
             (SessionState.OPEN.value,),
         )

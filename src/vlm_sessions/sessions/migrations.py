@@ -15,6 +15,7 @@ from vlm_sessions.errors import ConfigError
 _INITIAL = """
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY,
+    model TEXT NOT NULL,
     state TEXT NOT NULL,
     created_at REAL NOT NULL,
     last_used_at REAL NOT NULL,

@@ -93,6 +93,8 @@ class Session:
     """One open session. Times are seconds since the epoch."""
 
     id: str
+    model: str
+    """Fingerprint of the processor whose tokens these are."""
     created_at: float
     last_used_at: float
     expires_at: float
@@ -175,6 +177,7 @@ def end_session(session: Session, state: SessionState, now: float) -> Tombstone:
 
 def open_session(
     *,
+    model: str,
     now: float,
     idle_seconds: float,
     max_seconds: float,
@@ -185,6 +188,7 @@ def open_session(
     max_expires_at = now + max_seconds
     return Session(
         id=new_session_id(),
+        model=model,
         created_at=now,
         last_used_at=now,
         expires_at=min(now + idle_seconds, max_expires_at),

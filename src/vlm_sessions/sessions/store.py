@@ -73,11 +73,16 @@ class SessionStore:
     async def open(
         self,
         *,
+        model: str,
         system: str | None,
         images: tuple[SessionImage, ...],
         contents: Mapping[str, bytes],
     ) -> Session:
-        """Open a session and journal it. ``contents``: digest -> encoded bytes of ``images``.
+        """Open a session and journal it.
+
+        Args:
+            model: fingerprint of the processor whose tokens it will hold.
+            contents: digest -> encoded bytes of ``images``.
 
         Raises:
             TooManySessions: as many as allowed are open.
@@ -87,6 +92,7 @@ class SessionStore:
             await self.sweep()
         self.check_room()
         session = open_session(
+            model=model,
             now=self._clock(),
             idle_seconds=self._settings.session_idle_seconds,
             max_seconds=self._settings.session_max_seconds,

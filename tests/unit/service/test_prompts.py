@@ -21,6 +21,7 @@ from vlm_sessions.errors import (
     Internal,
     InvalidField,
     InvalidImage,
+    ModelChanged,
     QueueFull,
     ReservedText,
     SessionClosed,
@@ -283,6 +284,20 @@ async def test_a_full_journal_refuses_the_turn_and_the_session_is_as_it_was(
                 await anext(stream.events)
         assert await harness.turns(session) == []
         assert (await harness.ask(session)).text == "yes"
+
+
+async def test_a_session_of_another_model_is_refused_and_kept_for_it(tmp_path: Path) -> None:
+    async with serving(tmp_path) as harness:
+        session = await harness.open(PICTURE)
+        await harness.ask(session, "before")
+    async with serving(tmp_path) as harness:
+        harness.processor.fingerprint = "another"
+        with pytest.raises(ModelChanged):
+            await harness.ask(session)
+        assert (await harness.ask(await harness.open(PICTURE))).text == "yes"
+    async with serving(tmp_path) as harness:
+        await harness.ask(session, "after")
+        assert [prompt for prompt, _ in await harness.turns(session)] == ["before", "after"]
 
 
 async def test_refused_prompts_leave_the_session_as_it_was(tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ async def reopened(journal: Journal, tmp_path: Path) -> Journal:
 
 def session_with(*digests: str) -> Session:
     images = tuple(SessionImage(digest, 3, 4, 5, "PNG") for digest in digests)
-    return open_session(now=1.0, idle_seconds=9, max_seconds=99, system="s", images=images)
+    return open_session(
+        model="m", now=1.0, idle_seconds=9, max_seconds=99, system="s", images=images
+    )
 
 
 def stored_digests(tmp_path: Path) -> set[str]:

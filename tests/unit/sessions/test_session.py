@@ -20,7 +20,9 @@ def make_turn(number: int, *, places: tuple[ImagePlace, ...] = ()) -> SessionTur
 
 
 def make_session(now: float = 1000.0) -> Session:
-    return open_session(now=now, idle_seconds=60, max_seconds=100, system=None, images=())
+    return open_session(
+        model="m", now=now, idle_seconds=60, max_seconds=100, system=None, images=()
+    )
 
 
 def test_ids_fit_sagemakers_pattern_and_do_not_repeat() -> None:

@@ -47,7 +47,7 @@ async def restarted(store: SessionStore, tmp_path: Path, clock: Clock) -> Sessio
 
 
 async def opened(store: SessionStore) -> Session:
-    return await store.open(system=None, images=(), contents={})
+    return await store.open(model="m", system=None, images=(), contents={})
 
 
 async def with_turn(store: SessionStore, session: Session) -> Session:
