@@ -14,6 +14,7 @@ from tests.model.reference import Reference
 from tests.model.tiny import noise_image
 from vlm_sessions.config import Settings
 from vlm_sessions.engine.types import Draw, ImageSlice, ImageSpan, Plan, Sampling, TokenSpan
+from vlm_sessions.model.attention import plan_attention
 from vlm_sessions.model.processor import make_processor
 from vlm_sessions.model.runner import ModelRunner, make_runner
 
@@ -96,6 +97,51 @@ def test_a_table_longer_than_the_context_changes_nothing(
         ]
     )
     assert (paged - expected).abs().max() < TOLERANCE
+
+
+def test_a_long_conversation_decodes_beside_short_ones_without_padding_them_to_its_length(
+    runner: ModelRunner, tiny_path: Path
+) -> None:
+    processor, reference = make_processor(tiny_path), Reference(tiny_path)
+    spans, expected = [], []
+    first_block = 0
+    for number, num_repeats in enumerate((1, 40, 2, 1)):
+        dialogue = Dialogue(f"c{number}")
+        dialogue.ask(processor, "How many cats? " * num_repeats)
+        end = len(dialogue.tokens)
+        table = tuple(range(first_block, first_block + end // BLOCK_SIZE + 1))
+        first_block += len(table)
+        runner.execute(Plan(spans=(span(dialogue, table, 0, end - 1),)))
+        spans.append(span(dialogue, table, end - 1, end))
+        expected.append(reference.logits(dialogue.tokens, [])[-1])
+    assert (paged_logits(runner, spans) - torch.stack(expected)).abs().max() < TOLERANCE
+
+    decode = plan_attention(spans, runner._cache, torch.device("cpu")).decode
+    num_read = sum(batch.blocks.numel() for batch in decode)
+    num_used = sum(-(-(span.start + 1) // BLOCK_SIZE) for span in spans)
+    assert len(decode) > 1
+    assert num_read <= 2 * num_used
+
+
+def test_what_other_conversations_left_in_the_pool_does_not_matter(
+    runner: ModelRunner, tiny_path: Path
+) -> None:
+    """Not even NaN: an overflow in float16 leaves some, and a weight of 0 does not silence it."""
+    processor, reference = make_processor(tiny_path), Reference(tiny_path)
+    runner._cache._keys.fill_(float("nan"))
+    runner._cache._values.fill_(float("nan"))
+    dialogues = [Dialogue("short"), Dialogue("long")]
+    dialogues[0].ask(processor, "How many cats?")
+    dialogues[1].ask(processor, "How many cats are there? ")
+    tables = [tuple(range(2, 22)), tuple(range(22, 42))]
+    expected = [reference.logits(dialogue.tokens, []) for dialogue in dialogues]
+    for end in range(1, max(len(dialogue.tokens) for dialogue in dialogues) + 1):
+        spans, wanted = [], []
+        for dialogue, table, logits in zip(dialogues, tables, expected, strict=True):
+            if end <= len(dialogue.tokens):
+                spans.append(span(dialogue, table, end - 1, end))
+                wanted.append(logits[end - 1])
+        assert (paged_logits(runner, spans) - torch.stack(wanted)).abs().max() < TOLERANCE
 
 
 def test_a_span_without_its_image_fails_loudly(runner: ModelRunner, tiny_path: Path) -> None:

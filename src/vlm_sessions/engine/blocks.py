@@ -13,10 +13,9 @@ block is always in exactly one of three states:
       └─────────────────────────── evicted by try_reserve ─────────────────┘
 
 What is taken first: blank blocks; then cached leaves that no retention protects, least recently
-used first; then retained ones, the earliest expiry first. A retention is kept at the last block
-of its prefix only, which protects all blocks before it, since those are no leaves; when that
-block is evicted all the same, the retention moves to its parent. So retaining costs the same
-however long the prefix is, and however many sessions share it.
+used first; then retained ones, the earliest expiry first. A retention (``retentions.py``) stands at
+the last block of its prefix only, which protects all blocks before it, since those are no leaves;
+when that block is evicted all the same, the retention moves to its parent.
 
 Only full blocks are named. Reusing a partly filled last block to the exact token fits in as one
 more kind of leaf, found by comparing tokens under its parent and copied rather than shared.
@@ -28,6 +27,8 @@ import heapq
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from vlm_sessions.engine.retentions import Retentions
 
 _NONE = -1
 
@@ -44,12 +45,6 @@ class Reservation:
     @property
     def blocks(self) -> tuple[int, ...]:
         return self.cached + self.fresh
-
-
-@dataclass(slots=True)
-class _Retention:
-    until: float
-    tip: int
 
 
 class BlockPool:
@@ -74,13 +69,7 @@ class BlockPool:
         self._parent = [_NONE] * num_blocks
         self._num_children = [0] * num_blocks
         self._last_used = [0] * num_blocks
-        self._until = [0.0] * num_blocks
-        """Latest expiry of the retentions whose tip is this block; 0: none."""
-        self._keys: dict[int, set[str]] = {}
-        """block -> keys of the retentions whose tip it is"""
-        self._retentions: dict[str, _Retention] = {}
-        self._expiries: list[tuple[float, str]] = []
-        """Heap of (until, key); entries of replaced retentions are skipped when they come up."""
+        self._retentions = Retentions()
         self._by_hash: dict[bytes, int] = {}
         self._blank = list(range(num_blocks - 1, -1, -1))
         self._leaves: list[tuple[float, int, int]] = []
@@ -108,8 +97,8 @@ class BlockPool:
         """Cached blocks that a retention protects. Walks them all: for figures, not for steps."""
         self.expire()
         seen: set[int] = set()
-        for retention in self._retentions.values():
-            block = retention.tip
+        for tip in self._retentions.tips():
+            block = tip
             while block != _NONE and block not in seen:
                 seen.add(block)
                 block = self._parent[block]
@@ -196,56 +185,37 @@ class BlockPool:
         Replaces what was retained under ``key``. ``tip`` is the last block of the prefix,
         committed; ``None`` when the prefix has no full block.
         """
-        self._forget(key)
+        former = self._retentions.drop(key)
+        if former is not None:
+            self._offer(former)
         if tip is None or until <= self._clock():
             return
         assert self._hash[tip] is not None, "only committed blocks can be retained"
-        self._retentions[key] = _Retention(until, tip)
-        self._keys.setdefault(tip, set()).add(key)
-        self._until[tip] = max(self._until[tip], until)
-        heapq.heappush(self._expiries, (until, key))
+        self._retentions.add(key, tip, until)
         self._offer(tip)
 
     def release(self, key: str) -> None:
         """Give up a retention. Blocks that only it wanted become the first to be evicted."""
-        retention = self._retentions.get(key)
-        if retention is None:
+        tip = self._retentions.drop(key)
+        if tip is None:
             return
-        self._forget(key)
-        block, only_child = retention.tip, 0
+        block, only_child = tip, 0
         while block != _NONE and self._is_unwanted(block, only_child):
             self._last_used[block] = 0
             block, only_child = self._parent[block], 1
-        self._offer(retention.tip)
+        self._offer(tip)
 
     def expire(self) -> None:
         """Give up the retentions whose time has come. Their blocks keep their place by last use."""
-        now = self._clock()
-        while self._expiries and self._expiries[0][0] <= now:
-            until, key = heapq.heappop(self._expiries)
-            retention = self._retentions.get(key)
-            if retention is not None and retention.until == until:
-                self._forget(key)
+        for tip in self._retentions.drop_expired(self._clock()):
+            self._offer(tip)
 
     def _is_unwanted(self, block: int, num_children: int) -> bool:
         return (
             self._num_users[block] == 0
             and self._num_children[block] == num_children
-            and block not in self._keys
+            and block not in self._retentions
         )
-
-    def _forget(self, key: str) -> None:
-        retention = self._retentions.pop(key, None)
-        if retention is None:
-            return
-        tip = retention.tip
-        keys = self._keys[tip]
-        keys.discard(key)
-        if not keys:
-            del self._keys[tip]
-        if retention.until >= self._until[tip]:
-            self._until[tip] = max((self._retentions[k].until for k in keys), default=0.0)
-        self._offer(tip)
 
     # --- eviction -------------------------------------------------------------------------------
 
@@ -259,7 +229,8 @@ class BlockPool:
     def _offer(self, block: int) -> None:
         """Put a block up for eviction if it can be; called whenever its place may have changed."""
         if self._is_evictable(block):
-            heapq.heappush(self._leaves, (self._until[block], self._last_used[block], block))
+            until = self._retentions.until(block)
+            heapq.heappush(self._leaves, (until, self._last_used[block], block))
             if len(self._leaves) > 2 * self.num_blocks + 64:
                 self._leaves = [entry for entry in set(self._leaves) if self._is_current(entry)]
                 heapq.heapify(self._leaves)
@@ -268,7 +239,7 @@ class BlockPool:
         until, last_used, block = entry
         return (
             self._is_evictable(block)
-            and self._until[block] == until
+            and self._retentions.until(block) == until
             and self._last_used[block] == last_used
         )
 
@@ -291,7 +262,7 @@ class BlockPool:
         parent = self._parent[block]
         block_hash = self._hash[block]
         assert block_hash is not None
-        self._move_retentions(block, parent)
+        self._retentions.move(block, None if parent == _NONE else parent)
         del self._by_hash[block_hash]
         self._hash[block] = None
         self._parent[block] = _NONE
@@ -300,20 +271,6 @@ class BlockPool:
             self._num_children[parent] -= 1
             self._offer(parent)
         return block
-
-    def _move_retentions(self, block: int, parent: int) -> None:
-        keys = self._keys.pop(block, None)
-        if keys is None:
-            return
-        until, self._until[block] = self._until[block], 0.0
-        if parent == _NONE:
-            for key in keys:
-                del self._retentions[key]
-            return
-        for key in keys:
-            self._retentions[key].tip = parent
-        self._keys.setdefault(parent, set()).update(keys)
-        self._until[parent] = max(self._until[parent], until)
 
     # --- invariants -----------------------------------------------------------------------------
 
@@ -336,7 +293,7 @@ class BlockPool:
             if block_hash is None:
                 assert parent == _NONE
                 assert self._num_children[block] == 0, "a parent is evicted after its children"
-                assert self._until[block] == 0
+                assert block not in self._retentions, "only committed blocks are retained"
                 continue
             assert self._by_hash[block_hash] == block
             num_cached += users == 0
@@ -349,14 +306,4 @@ class BlockPool:
         assert num_cached == self._num_cached
         assert num_children == self._num_children
         assert len(self._by_hash) == sum(h is not None for h in self._hash)
-        self._check_retentions()
-
-    def _check_retentions(self) -> None:
-        scheduled = set(self._expiries)
-        for key, retention in self._retentions.items():
-            assert self._hash[retention.tip] is not None, "a retention's tip is named"
-            assert key in self._keys[retention.tip]
-            assert (retention.until, key) in scheduled, "a retention expires"
-        assert sum(len(keys) for keys in self._keys.values()) == len(self._retentions)
-        for block, keys in self._keys.items():
-            assert self._until[block] == max(self._retentions[key].until for key in keys)
+        self._retentions.check_integrity()

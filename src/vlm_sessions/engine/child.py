@@ -55,20 +55,18 @@ def serve_engine(make_runner: Callable[[], Runner], fd: int, limits: EngineLimit
     sock = socket.socket(fileno=fd)
     sock.setblocking(True)
     writer = _ReplyWriter(sock)
-    reader = _CommandReader(sock)
+    loop = EngineLoop(writer.put)
     writer.start()
-    reader.start()
+    _CommandReader(sock, loop.put).start()
     try:
         engine = Engine(make_runner(), limits)
     except Exception as exc:
         writer.put(LoadFailed(f"{type(exc).__name__}: {exc}"))
         writer.flush()
         raise
-    loop = EngineLoop(engine, writer.put)
     writer.put(Loaded(engine.info))
-    reader.hand_to(loop.put)
     try:
-        loop.run()
+        loop.run(engine)
     finally:
         writer.flush()
 
@@ -76,14 +74,9 @@ def serve_engine(make_runner: Callable[[], Runner], fd: int, limits: EngineLimit
 class _CommandReader(threading.Thread):
     """Reads commands from the first moment, so that a parent that goes away is noticed at once."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, put: Callable[[Command], None]) -> None:
         super().__init__(name="engine-reader", daemon=True)
         self._sock = sock
-        self._early: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._put: Callable[[Command], None] = self._early.put
-
-    def hand_to(self, put: Callable[[Command], None]) -> None:
-        """Give commands to ``put`` from now on. The parent sends none before ``Loaded``."""
         self._put = put
 
     def run(self) -> None:

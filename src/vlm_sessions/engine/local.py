@@ -18,7 +18,7 @@ from vlm_sessions.engine.limits import EngineLimits
 from vlm_sessions.engine.loop import EngineLoop
 from vlm_sessions.engine.streams import StreamingEngine
 from vlm_sessions.engine.types import EngineInfo
-from vlm_sessions.engine.wire import Command, Reply
+from vlm_sessions.engine.wire import Command
 from vlm_sessions.errors import EngineLost, EngineUnavailable
 
 _log = logging.getLogger(__name__)
@@ -54,10 +54,16 @@ class LocalEngine(StreamingEngine):
         if self._thread is not None and self._thread.is_alive():
             raise EngineUnavailable("The engine was started already.")
         event_loop = asyncio.get_running_loop()
+
+        def call(function: Callable[[], object]) -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody listens
+                event_loop.call_soon_threadsafe(function)
+
         loaded: asyncio.Future[EngineInfo] = event_loop.create_future()
         self._ended = asyncio.Event()
+        self._loop = EngineLoop(lambda reply: call(lambda: self._receive(reply)))
         self._thread = threading.Thread(
-            target=self._run, args=(event_loop, loaded), name="engine", daemon=True
+            target=self._run, args=(self._loop, loaded, call), name="engine", daemon=True
         )
         self._thread.start()
         info = await loaded
@@ -83,14 +89,20 @@ class LocalEngine(StreamingEngine):
     # --- in the engine's thread -----------------------------------------------------------------
 
     def _run(
-        self, event_loop: asyncio.AbstractEventLoop, loaded: asyncio.Future[EngineInfo]
+        self,
+        loop: EngineLoop,
+        loaded: asyncio.Future[EngineInfo],
+        call: Callable[[Callable[[], object]], None],
     ) -> None:
-        def call(function: Callable[[], object]) -> None:
-            with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody listens
-                event_loop.call_soon_threadsafe(function)
+        """Load and work; ``call`` has the event loop's thread call something."""
 
-        def send(reply: Reply) -> None:
-            call(lambda: self._receive(reply))
+        def settle(outcome: EngineInfo | EngineUnavailable) -> None:
+            if loaded.done():  # the starter gave up waiting
+                return
+            if isinstance(outcome, EngineUnavailable):
+                loaded.set_exception(outcome)
+            else:
+                loaded.set_result(outcome)
 
         try:
             engine = Engine(
@@ -99,13 +111,12 @@ class LocalEngine(StreamingEngine):
         except Exception as exc:  # noqa: BLE001 - the one boundary: the starter gets it, chained
             error = EngineUnavailable(f"The model could not be loaded: {type(exc).__name__}: {exc}")
             error.__cause__ = exc
-            call(lambda: loaded.set_exception(error))
+            call(lambda: settle(error))
             call(self._ended.set)
             return
-        self._loop = EngineLoop(engine, send)
-        call(lambda: loaded.set_result(engine.info))
+        call(lambda: settle(engine.info))
         try:
-            self._loop.run()
+            loop.run(engine)
         except Exception:  # noqa: BLE001 - logged in full, and the clients are told
             _log.exception("the engine's step failed")
             call(self._lose)

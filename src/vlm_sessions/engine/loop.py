@@ -29,12 +29,13 @@ from vlm_sessions.engine.wire import (
 class EngineLoop:
     """The step loop, to be run by one thread; ``put`` and ``stop`` may be called from any.
 
+    It is there before its engine, which takes minutes to load: what comes in meanwhile waits.
+
     Args:
         send: takes a reply to the client. Must not block.
     """
 
-    def __init__(self, engine: Engine, send: Callable[[Reply], None]) -> None:
-        self._engine = engine
+    def __init__(self, send: Callable[[Reply], None]) -> None:
         self._send = send
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
 
@@ -42,33 +43,32 @@ class EngineLoop:
         self._inbox.put(command)
 
     def stop(self) -> None:
-        """End ``run`` before its next step."""
+        """End ``run`` before its next step, or before its first."""
         self._inbox.put(None)
 
-    def run(self) -> None:
+    def run(self, engine: Engine) -> None:
         """Work until stopped.
 
         Raises:
             Exception: the runner failed; the engine is lost.
         """
-        while self._take_commands():
-            if self._engine.has_work:
-                self._send_events(self._engine.step())
+        while self._take_commands(engine):
+            if engine.has_work:
+                self._send_events(engine.step())
 
-    def _take_commands(self) -> bool:
+    def _take_commands(self, engine: Engine) -> bool:
         """Carry out what has come in; waits for something when there is no work."""
-        if not self._engine.has_work and not self._carry_out(self._inbox.get()):
+        if not engine.has_work and not self._carry_out(self._inbox.get(), engine):
             return False
         while True:
             try:
                 command = self._inbox.get_nowait()
             except queue.Empty:
                 return True
-            if not self._carry_out(command):
+            if not self._carry_out(command, engine):
                 return False
 
-    def _carry_out(self, command: Command | None) -> bool:
-        engine = self._engine
+    def _carry_out(self, command: Command | None, engine: Engine) -> bool:
         match command:
             case None:
                 return False

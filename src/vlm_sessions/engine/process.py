@@ -4,7 +4,8 @@
     start() ─────┤                          ├──▶ all in flight raise EngineLost at once
                  └──────── back-off ◀───────┘
 
-The child itself is ``child.py``. What goes over the socket is ``wire.py``.
+One child is ``spawned.py`` from here and ``child.py`` from within; what goes between them is
+``wire.py``.
 """
 
 from __future__ import annotations
@@ -12,34 +13,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from vlm_sessions.engine.child import serve_engine
+from vlm_sessions.engine.spawned import SpawnedEngine
 from vlm_sessions.engine.streams import StreamingEngine
 from vlm_sessions.engine.types import EngineInfo
-from vlm_sessions.engine.wire import (
-    LENGTH,
-    Command,
-    Loaded,
-    LoadFailed,
-    Reply,
-    decode_reply,
-    encode,
-)
+from vlm_sessions.engine.wire import Command
 from vlm_sessions.errors import EngineLost, EngineUnavailable
 
 __all__ = ["EngineProcess", "serve_engine"]
 
 _log = logging.getLogger(__name__)
 
-_STDERR = 2
-_EXIT_SECONDS = 5.0
-"""What a child gets to notice that its socket is closed, before it is killed."""
 _STABLE_SECONDS = 60.0
 """A child that was up for this long starts the back-off anew."""
 
@@ -80,12 +69,12 @@ class EngineProcess(StreamingEngine):
         self._heartbeat = heartbeat_seconds
         self._first_backoff = first_backoff_seconds
         self._max_backoff = max_backoff_seconds
-        self._child: _Child | None = None
+        self._child: SpawnedEngine | None = None
         self._keeper: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
-        """Of the child, loading or up; ``None`` between two of them."""
+        """Of the child, loading, up or ending; ``None`` between two of them."""
         return None if self._child is None else self._child.pid
 
     async def start(self) -> EngineInfo:
@@ -111,7 +100,7 @@ class EngineProcess(StreamingEngine):
 
     # --- keeping a child alive ------------------------------------------------------------------
 
-    async def _keep(self, child: _Child) -> None:
+    async def _keep(self, child: SpawnedEngine) -> None:
         """Watch the child; replace it, and its replacements, until cancelled."""
         num_failures = 0
         while True:
@@ -128,7 +117,7 @@ class EngineProcess(StreamingEngine):
             child = await self._replace(num_failures)
             num_failures += 1
 
-    async def _replace(self, num_failures: int) -> _Child:
+    async def _replace(self, num_failures: int) -> SpawnedEngine:
         while True:
             if num_failures:
                 backoff = self._first_backoff * 2.0 ** min(num_failures - 1, 30)
@@ -142,14 +131,14 @@ class EngineProcess(StreamingEngine):
             else:
                 return child
 
-    async def _bring_up(self) -> tuple[_Child, EngineInfo]:
+    async def _bring_up(self) -> tuple[SpawnedEngine, EngineInfo]:
         """Start a child and wait until its model is loaded.
 
         Raises:
             EngineUnavailable: it could not be started, died, took too long, or says why not.
         """
         try:
-            child = self._child = await _Child.spawn(self._command, self._env)
+            child = self._child = await SpawnedEngine.spawn(self._command, self._env)
         except OSError as exc:
             raise EngineUnavailable(f"The engine process could not be started: {exc}") from exc
         try:
@@ -166,11 +155,11 @@ class EngineProcess(StreamingEngine):
         return child, info
 
     async def _bring_down(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            await child.end()
+        if self._child is not None:
+            await self._child.end()  # when cancelled here, ``close`` still knows whom to end
+            self._child = None
 
-    async def _watch(self, child: _Child) -> str:
+    async def _watch(self, child: SpawnedEngine) -> str:
         """Hand out replies until the child is lost; returns why."""
         receiving = asyncio.create_task(self._receive_all(child))
         checking = asyncio.create_task(self._check_heart())
@@ -183,7 +172,7 @@ class EngineProcess(StreamingEngine):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _receive_all(self, child: _Child) -> str:
+    async def _receive_all(self, child: SpawnedEngine) -> str:
         while True:
             try:
                 reply = await child.receive()
@@ -201,92 +190,3 @@ class EngineProcess(StreamingEngine):
                     await self._ping()
             except TimeoutError:
                 return f"it ended no step within {self._hang_timeout:g} s"
-
-
-class _Child:
-    """One spawned engine process and the socket to it."""
-
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        self._process = process
-        self._reader = reader
-        self._writer = writer
-
-    @classmethod
-    async def spawn(cls, command: Sequence[str], env: Mapping[str, str] | None) -> _Child:
-        """Start a process that owns the other end of a new socket.
-
-        Raises:
-            OSError: the command cannot be run.
-        """
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    str(theirs.fileno()),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=_STDERR,
-                    pass_fds=(theirs.fileno(),),
-                    env=env,
-                )
-            ours.setblocking(False)
-            reader, writer = await asyncio.open_connection(sock=ours)
-        except BaseException:
-            ours.close()
-            raise
-        return cls(process, reader, writer)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    async def loaded(self) -> EngineInfo:
-        """The first reply of a child whose model is loaded.
-
-        Raises:
-            EngineUnavailable: it failed, or it died without a word.
-        """
-        reply = await self.receive()
-        if isinstance(reply, Loaded):
-            return reply.info
-        if isinstance(reply, LoadFailed):
-            raise EngineUnavailable(f"The model could not be loaded: {reply.message}")
-        status = await self._process.wait() if reply is None else None
-        raise EngineUnavailable(
-            f"The engine process ended before its model was loaded (exit status {status}); its "
-            "standard error says more."
-        )
-
-    async def receive(self) -> Reply | None:
-        """The next reply; ``None`` once the child is gone.
-
-        Raises:
-            msgspec.DecodeError: not a reply.
-        """
-        try:
-            head = await self._reader.readexactly(LENGTH.size)
-            body = await self._reader.readexactly(LENGTH.unpack(head)[0])
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return None
-        return decode_reply(body)
-
-    def send(self, command: Command) -> None:
-        """Never waits: what the socket does not take now is buffered here."""
-        if not self._writer.is_closing():
-            self._writer.write(encode(command))
-
-    async def end(self) -> None:
-        """Close the socket, which ends the child; kill it if it does not end. Leaves no zombie."""
-        self._writer.close()
-        try:
-            async with asyncio.timeout(_EXIT_SECONDS):
-                await self._process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, 9)
-            await self._process.wait()

@@ -105,7 +105,21 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether a step would do something. Parked turns are woken by ``put_pixels``."""
-        return bool(self._running or self._waiting or self._images.features.has_dropped)
+        return bool(
+            self._running
+            or (self._waiting and self._has_free_slot)
+            or self._images.features.has_dropped
+        )
+
+    @property
+    def _num_parked(self) -> int:
+        return len(self._sequences) - len(self._waiting) - len(self._running)
+
+    @property
+    def _has_free_slot(self) -> bool:
+        """Whether one more turn may leave the line. Parked ones count too: each has pixels kept
+        for it, and all that wait in line would fill the host's memory with theirs."""
+        return len(self._running) + self._num_parked < self._limits.num_slots
 
     # --- between steps --------------------------------------------------------------------------
 
@@ -128,7 +142,7 @@ class Scheduler:
         self._sequences[turn.turn_id] = sequence
         self._waiting.append(sequence)
         if len(self._sequences) > self._limits.num_slots:
-            return []  # its turn comes later: asking now would fill the host's memory with pixels
+            return []  # its turn comes later, and so does what it lacks
         return self._park_if_missing(sequence, self._pool.match(sequence.reusable_hashes))
 
     def cancel(self, turn_id: str) -> list[Event]:
@@ -211,7 +225,7 @@ class Scheduler:
                 self._plan_chunk(sequence, step)
 
     def _admit(self, step: _Step) -> None:
-        while self._waiting and step.tokens_left and len(self._running) < self._limits.num_slots:
+        while self._waiting and step.tokens_left and self._has_free_slot:
             sequence = self._waiting[0]
             cached = self._pool.match(sequence.reusable_hashes)
             asked = self._park_if_missing(sequence, cached)
@@ -364,6 +378,7 @@ class Scheduler:
         self._images.check_integrity(sequences)
         for line in (self._waiting, self._running):
             assert line == sorted(line, key=_by_order)
+        assert len(self._running) + self._num_parked <= self._limits.num_slots
         num_users = [0] * self._pool.num_blocks
         for sequence in sequences:
             state = sequence.state

@@ -10,7 +10,8 @@ the model's ``forward`` down to it. There is no global state.
 
     row      | span A: 5 tokens of a prompt | B: 1 | span C: 3 tokens | D: 1 |
     prefill    A, C    each alone, causal over its own context
-    decode     B, D    together, block tables padded to the longest
+    decode     B, D    together, block tables padded to the longest; a context more than twice as
+                       long as another's goes into a batch of its own
 """
 
 from __future__ import annotations
@@ -34,22 +35,25 @@ class PrefillSpan:
 
     first_row: int
     num_tokens: int
-    start: int
-    """Position of the first token; the context is ``start + num_tokens`` long."""
+    context: int
+    """Positions up to and including the last token's."""
     blocks: torch.Tensor
     """``[num_blocks]`` int64, just long enough for the context."""
+    visible: torch.Tensor | None
+    """``[num_tokens, context]`` bool: the positions each token attends to. ``None``: the span
+    begins its conversation, so that it is the triangle that every kernel knows."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeBatch:
-    """All spans of a single token."""
+    """Spans of a single token, of contexts about as long as each other."""
 
     rows: torch.Tensor
     """``[batch]`` int64."""
     blocks: torch.Tensor
-    """``[batch, num_blocks]`` int64, padded with block 0."""
+    """``[batch, num_blocks]`` int64, each padded with its own last block."""
     visible: torch.Tensor
-    """``[batch, 1, 1, num_blocks * block_size]`` bool: the positions each token attends to."""
+    """``[batch, 1, num_blocks * block_size]`` bool: the positions each token attends to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,49 +63,79 @@ class PagedStep:
     cache: KVCache
     slots: torch.Tensor
     """``[num_tokens]`` int64: where token ``i`` of the row is written."""
+    begun: torch.Tensor
+    """``[num_begun]`` int64: blocks to be cleared first, since this step writes to their beginning
+    and not to their end."""
     prefill: tuple[PrefillSpan, ...]
-    decode: DecodeBatch | None
+    decode: tuple[DecodeBatch, ...]
 
 
 def plan_attention(spans: Sequence[TokenSpan], cache: KVCache, device: torch.device) -> PagedStep:
     """Lay out a step's attention once, for all layers."""
     size = cache.block_size
     slots: list[int] = []
+    begun: list[int] = []
     prefill: list[PrefillSpan] = []
-    decode: list[tuple[int, TokenSpan]] = []
+    decode: list[_Decode] = []
     for span in spans:
-        end = span.start + len(span.tokens)
+        first_row, num_tokens = len(slots), len(span.tokens)
+        end = span.start + num_tokens
         num_blocks = -(-end // size)
         assert num_blocks <= len(span.blocks), "a span must come with blocks for all its tokens"
-        first_row = len(slots)
         slots.extend(span.blocks[p // size] * size + p % size for p in range(span.start, end))
-        if len(span.tokens) == 1:
-            decode.append((first_row, span))
-        else:
-            blocks = torch.tensor(span.blocks[:num_blocks], device=device)
-            prefill.append(PrefillSpan(first_row, len(span.tokens), span.start, blocks))
+        if span.start <= (num_blocks - 1) * size and end % size:
+            begun.append(span.blocks[num_blocks - 1])
+        if num_tokens == 1:
+            decode.append(_Decode(first_row, span.start, span.blocks[:num_blocks]))
+            continue
+        visible = None
+        if span.start:
+            ones = torch.ones(num_tokens, end, dtype=torch.bool, device=device)
+            visible = ones.tril(diagonal=span.start)
+        blocks = torch.tensor(span.blocks[:num_blocks], device=device)
+        prefill.append(PrefillSpan(first_row, num_tokens, end, blocks, visible))
     return PagedStep(
         cache=cache,
         slots=torch.tensor(slots, device=device),
+        begun=torch.tensor(begun, dtype=torch.long, device=device),
         prefill=tuple(prefill),
-        decode=_batch_decodes(decode, size, device) if decode else None,
+        decode=tuple(_batch(alike, size, device) for alike in _group_by_length(decode)),
     )
 
 
-def _batch_decodes(
-    decode: Sequence[tuple[int, TokenSpan]], block_size: int, device: torch.device
-) -> DecodeBatch:
-    used = [-(-(span.start + 1) // block_size) for _, span in decode]
-    widest = max(used)
-    tables = [
-        [*span.blocks[:n], *([0] * (widest - n))] for (_, span), n in zip(decode, used, strict=True)
-    ]
-    last = torch.tensor([span.start for _, span in decode], device=device)
+@dataclass(frozen=True, slots=True)
+class _Decode:
+    """A span of one token."""
+
+    row: int
+    position: int
+    blocks: tuple[int, ...]
+
+
+def _group_by_length(decodes: Sequence[_Decode]) -> list[list[_Decode]]:
+    """Cut them into groups in which no table is more than twice as long as another.
+
+    Tables of a batch are padded to the longest, and padding is read like all else: one long
+    conversation among many short ones would make each of them cost as much.
+    """
+    groups: list[list[_Decode]] = []
+    for decode in sorted(decodes, key=lambda decode: len(decode.blocks)):
+        if groups and len(decode.blocks) <= 2 * len(groups[-1][0].blocks):
+            groups[-1].append(decode)
+        else:
+            groups.append([decode])
+    return groups
+
+
+def _batch(decodes: Sequence[_Decode], block_size: int, device: torch.device) -> DecodeBatch:
+    widest = max(len(decode.blocks) for decode in decodes)
+    tables = [d.blocks + d.blocks[-1:] * (widest - len(d.blocks)) for d in decodes]
+    last = torch.tensor([decode.position for decode in decodes], device=device)
     positions = torch.arange(widest * block_size, device=device)
     return DecodeBatch(
-        rows=torch.tensor([row for row, _ in decode], device=device),
+        rows=torch.tensor([decode.row for decode in decodes], device=device),
         blocks=torch.tensor(tables, device=device),
-        visible=(positions[None, :] <= last[:, None])[:, None, None, :],
+        visible=(positions[None, :] <= last[:, None])[:, None, :],
     )
 
 
@@ -128,18 +162,17 @@ def paged_attention(
     """
     layer = module.layer_idx
     assert isinstance(layer, int)
-    rows = query[0].transpose(0, 1)
-    paged.cache.write(layer, paged.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
-    out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+    paged.cache.write(layer, paged.slots, key[0], value[0])
+    queries = query[0]
+    out = torch.empty_like(queries.transpose(0, 1), memory_format=torch.contiguous_format)
     for span in paged.prefill:
         here = slice(span.first_row, span.first_row + span.num_tokens)
         out[here] = _attend_prefill(
-            rows[here], *paged.cache.read(layer, span.blocks), span, scaling
+            queries[:, here], *paged.cache.read(layer, span.blocks), span, scaling
         )
-    if paged.decode is not None:
-        batch = paged.decode
+    for batch in paged.decode:
         out[batch.rows] = _attend_decode(
-            rows[batch.rows], *paged.cache.read(layer, batch.blocks), batch, scaling
+            queries[:, batch.rows], *paged.cache.read(layer, batch.blocks), batch, scaling
         )
     return out[None], None
 
@@ -147,22 +180,20 @@ def paged_attention(
 def _attend_prefill(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, span: PrefillSpan, scaling: float
 ) -> torch.Tensor:
-    """``[num_tokens, num_heads, head_dim]`` over ``[context or more, num_kv_heads, head_dim]``."""
-    context = span.start + span.num_tokens
-    groups = query.shape[1] // keys.shape[1]
+    """``[num_heads, num_tokens, head_dim]`` over ``[num_kv_heads, context or more, head_dim]``.
+
+    Returns ``[num_tokens, num_heads, head_dim]``.
+    """
+    groups = query.shape[0] // keys.shape[0]
     keys, values = (
-        t[:context].transpose(0, 1).repeat_interleave(groups, dim=0) for t in (keys, values)
+        t[:, None, : span.context].expand(-1, groups, -1, -1).flatten(0, 1) for t in (keys, values)
     )
-    mask = None
-    if span.start:
-        ones = torch.ones(span.num_tokens, context, dtype=torch.bool, device=query.device)
-        mask = ones.tril(diagonal=span.start)
     attended = functional.scaled_dot_product_attention(
-        query.transpose(0, 1)[None],
+        query[None],
         keys[None],
         values[None],
-        attn_mask=mask,
-        is_causal=mask is None,
+        attn_mask=span.visible,
+        is_causal=span.visible is None,
         scale=scaling,
     )
     return attended[0].transpose(0, 1)
@@ -175,18 +206,19 @@ def _attend_decode(
     batch: DecodeBatch,
     scaling: float,
 ) -> torch.Tensor:
-    """``[batch, num_heads, head_dim]`` over ``[batch, context, num_kv_heads, head_dim]``.
+    """``[num_heads, batch, head_dim]`` over ``[num_kv_heads, batch, context, head_dim]``.
 
     Two matmuls: with a single query they are several times faster on a CPU than the fused kernel.
     Query heads that share a key head stand together, so that keys need not be repeated.
+
+    Returns ``[batch, num_heads, head_dim]``.
     """
-    num_kv_heads = keys.shape[2]
-    grouped = query.reshape(len(query), num_kv_heads, -1, query.shape[-1])
-    scores = grouped @ keys.permute(0, 2, 3, 1) * scaling
+    grouped = query.view(keys.shape[0], -1, *query.shape[1:]).transpose(1, 2)
+    scores = grouped @ keys.transpose(2, 3) * scaling
     scores = scores.masked_fill(~batch.visible, float("-inf"))
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    attended: torch.Tensor = weights @ values.permute(0, 2, 1, 3)
-    return attended.flatten(1, 2)
+    attended: torch.Tensor = weights @ values  # [num_kv_heads, batch, heads of each, head_dim]
+    return attended.transpose(0, 1).flatten(1, 2)
 
 
 def register() -> None:

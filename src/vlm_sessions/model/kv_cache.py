@@ -1,4 +1,4 @@
-"""The paged pool of keys and values: two tensors a layer, cut into blocks that anyone may fill.
+"""The paged pool of keys and values: two tensors, cut into blocks that anyone may fill.
 
 It knows slots, not conversations: which block belongs to whom is the scheduler's business.
 """
@@ -57,29 +57,39 @@ def count_blocks(
 
 
 class KVCache:
-    """Keys and values of a layer: ``[num_blocks, block_size, num_kv_heads, head_dim]`` each."""
+    """Keys and values: ``[num_layers, num_kv_heads, num_blocks, block_size, head_dim]`` each.
+
+    Heads come first, so that a conversation's gathered blocks are, head by head, the matrices that
+    attention multiplies: with blocks first, every layer would copy them once more to get there.
+    """
 
     def __init__(
         self, shape: KVShape, *, num_blocks: int, block_size: int, device: torch.device
     ) -> None:
-        size = (num_blocks, block_size, shape.num_kv_heads, shape.head_dim)
+        size = (shape.num_layers, shape.num_kv_heads, num_blocks, block_size, shape.head_dim)
         self.block_size = block_size
-        # Zeros, not empty: padded reads give what is there a weight of 0, and 0 · NaN is NaN.
-        self._keys = [
-            torch.zeros(size, dtype=shape.dtype, device=device) for _ in range(shape.num_layers)
-        ]
-        self._values = [torch.zeros_like(keys) for keys in self._keys]
+        self._keys = torch.zeros(size, dtype=shape.dtype, device=device)
+        self._values = torch.zeros_like(self._keys)
+
+    def clear(self, blocks: torch.Tensor) -> None:
+        """Forget what blocks ``[num_blocks]`` hold, in all layers.
+
+        A block that is begun must be cleared: its slots that are not yet written are read with a
+        weight of 0, and should another conversation have left a NaN there, 0 · NaN is NaN. (What
+        keys give there is masked out, whatever it is.)
+        """
+        self._values.index_fill_(2, blocks, 0)
 
     def write(
         self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> None:
-        """Store rows of ``[num_tokens, num_kv_heads, head_dim]`` at ``slots`` ``[num_tokens]``."""
-        self._keys[layer].flatten(0, 1).index_copy_(0, slots, keys)
-        self._values[layer].flatten(0, 1).index_copy_(0, slots, values)
+        """Store rows of ``[num_kv_heads, num_tokens, head_dim]`` at ``slots`` ``[num_tokens]``."""
+        self._keys[layer].flatten(1, 2).index_copy_(1, slots, keys)
+        self._values[layer].flatten(1, 2).index_copy_(1, slots, values)
 
     def read(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of block tables ``[…, num_blocks]``, positions in a row:
-        ``[…, num_blocks * block_size, num_kv_heads, head_dim]``."""
+        ``[num_kv_heads, …, num_blocks * block_size, head_dim]``, contiguous."""
         return (
             _gather(self._keys[layer], blocks),
             _gather(self._values[layer], blocks),
@@ -87,5 +97,5 @@ class KVCache:
 
 
 def _gather(pool: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
-    rows = pool.index_select(0, blocks.flatten())
-    return rows.view(*blocks.shape[:-1], -1, *pool.shape[2:])
+    rows = pool.flatten(2).index_select(1, blocks.flatten())
+    return rows.view(pool.shape[0], *blocks.shape[:-1], -1, pool.shape[-1])

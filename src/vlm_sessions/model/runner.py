@@ -125,11 +125,14 @@ class ModelRunner:
         positions = [p for span in spans for p in range(span.start, span.start + len(span.tokens))]
         embeds = self._embed(torch.tensor(tokens, device=self._device))
         self._place_images(spans, embeds)
+        paged = plan_attention(spans, self._cache, self._device)
+        if len(paged.begun):
+            self._cache.clear(paged.begun)
         output = self._language_model(
             inputs_embeds=embeds[None],
             position_ids=torch.tensor(positions, device=self._device)[None],
             use_cache=False,
-            paged=plan_attention(spans, self._cache, self._device),
+            paged=paged,
         )
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden

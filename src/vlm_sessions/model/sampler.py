@@ -45,9 +45,10 @@ class Sampler:
             draws: one a row.
         """
         logits = logits.float().index_fill(1, self._never, float("-inf"))
-        for row, draw in enumerate(draws):
-            if draw.sampling.ignore_eos:
-                logits[row, self._eos] = float("-inf")
+        endless = [row for row, draw in enumerate(draws) if draw.sampling.ignore_eos]
+        if endless:
+            rows = torch.tensor(endless, device=logits.device)
+            logits[rows[:, None], self._eos] = float("-inf")
         tokens: list[int] = logits.argmax(dim=-1).tolist()
         for row, draw in enumerate(draws):
             if draw.sampling.temperature > 0:

@@ -210,6 +210,17 @@ def test_sharing_one_prefix_among_a_thousand_keys_stays_cheap_and_right() -> Non
     cache.pool.check_integrity()
 
 
+def test_a_retention_renewed_at_every_turn_is_remembered_once() -> None:
+    cache = Cache(4)
+    for number in range(1000):
+        cache.fill(1, 2, 3, 4, retain=("s", 9000.0 + number))
+    assert len(cache.pool._retentions._expiries) < 100
+    cache.clock.now = 9998.0
+    assert cache.pool.count_retained() == 2
+    cache.clock.now = 9999.0
+    assert cache.pool.count_retained() == 0
+
+
 def test_a_pool_without_blocks_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one block"):
         BlockPool(0, 16)

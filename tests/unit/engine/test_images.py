@@ -61,6 +61,26 @@ def test_turns_beyond_those_that_may_run_ask_when_it_is_their_turn() -> None:
     assert bench.heard["b"].tokens == reference_answer(turn("b", ("cat", 4), 5))
 
 
+def test_a_long_line_does_not_ask_for_all_its_pixels_at_once() -> None:
+    """Each turn that waits for pixels has them kept for it, whatever the budget: as many as may run
+    at once fill little memory, a whole line of them would fill it all."""
+    bench = Bench(limits=EngineLimits(max_running=2), answers_pixels=False)
+    turns = [turn(f"t{n}", (f"photo-{n}", 4), 5, new=2) for n in range(6)]
+    for each in turns:
+        bench.add(each)
+    bench.run()
+    asked = [bench.heard[each.turn_id].asked_for for each in turns]
+    assert asked == [["photo-0"], ["photo-1"], [], [], [], []]
+    bench.engine.put_pixels(fake_pixels("photo-1"))
+    bench.run()
+    assert bench.heard["t1"].tokens == reference_answer(turns[1])
+    assert bench.heard["t2"].asked_for == ["photo-2"], "the place of the second is free"
+    assert bench.heard["t3"].asked_for == []
+    bench.cancel("t0")
+    bench.run()
+    assert bench.heard["t3"].asked_for == ["photo-3"], "and so is that of the first"
+
+
 def test_at_most_a_few_images_are_encoded_in_a_step() -> None:
     bench = Bench(limits=EngineLimits(max_images_per_step=2))
     album = turn("a", *((f"photo-{n}", 3) for n in range(7)), 9)

@@ -162,6 +162,22 @@ async def test_closing_leaves_no_process_and_fails_what_is_in_flight() -> None:
         assert not engine.ready
 
 
+async def test_closing_while_a_lost_engine_is_being_ended_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It neither ends a step nor sees that its socket is closed, so that it has to be killed."""
+    monkeypatch.setattr("vlm_sessions.engine.spawned._EXIT_SECONDS", 0.3)
+    async with started(hang_timeout_seconds=0.1, heartbeat_seconds=0.05) as engine:
+        pid = engine.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(EngineLost):
+            await answer(engine, turn("a", 7, 8))
+        assert is_alive(pid)
+        await engine.close()
+        assert not is_alive(pid)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="waits for a stranger's child by pidfd")
 async def test_a_child_whose_parent_dies_is_gone_too() -> None:
     """The parent is a process of its own, which is killed and cannot clean up."""
@@ -206,6 +222,14 @@ async def test_a_model_that_cannot_be_loaded_is_reported(
     assert not engine.ready
     assert engine.pid is None
     await engine.close()
+
+
+async def test_a_command_that_is_no_engine_is_reported() -> None:
+    chatter = "import os, sys; os.write(int(sys.argv[1]), b'\\5\\0\\0\\0hello')"
+    engine = EngineProcess([sys.executable, "-c", chatter])
+    with pytest.raises(EngineUnavailable, match="not a reply"):
+        await engine.start()
+    assert engine.pid is None
 
 
 async def test_a_command_that_cannot_be_run_is_reported() -> None:

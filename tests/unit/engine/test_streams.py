@@ -212,6 +212,26 @@ async def test_a_runner_that_cannot_be_made_is_reported() -> None:
     await engine.close()
 
 
+async def test_closing_while_the_model_loads_ends_once_it_is_loaded() -> None:
+    loading, go_on = threading.Event(), threading.Event()
+
+    def slow() -> FakeRunner:
+        loading.set()
+        go_on.wait()
+        return FakeRunner()
+
+    engine = LocalEngine(slow, EngineLimits())
+    starting = asyncio.create_task(engine.start())
+    await asyncio.to_thread(loading.wait)
+    starting.cancel()
+    closing = asyncio.create_task(engine.close())
+    await asyncio.wait({starting})
+    go_on.set()
+    async with asyncio.timeout(10):
+        await closing
+    assert not engine.ready
+
+
 async def test_figures_do_not_wait_for_a_long_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vlm_sessions.engine.streams._STATS_TIMEOUT_SECONDS", 0.01)
     gate = Gate()
