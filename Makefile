@@ -7,7 +7,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Extra arguments for installing torch, e.g. another index for its CPU build; see README.
 TORCH_ARGS ?=
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# A person at a terminal sees pip's progress, since the first installation takes minutes.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install $(shell [ -t 2 ] || echo --quiet)
 SERVE_STAMP := $(VENV)/.installed-serve
 DEV_STAMP := $(VENV)/.installed-dev
 # One thread: several on a busy machine wait for each other. No column marks in tracebacks: in Python
@@ -20,10 +21,10 @@ TESTS ?= tests
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-serve: setup haproxy ## install what is missing, pack the model, serve in the foreground
+serve: haproxy setup ## install what is missing, pack the model, serve in the foreground
 	@exec $(BIN)/vlm-sessions serve
 
-test: setup-dev haproxy lint ## lint, types, import rules, and all tests but those marked gpu
+test: haproxy setup-dev lint ## lint, types, import rules, and all tests but those marked gpu
 	$(PYTEST) -m "not gpu" --durations=10 $(TESTS)
 
 lint: setup-dev ## ruff, mypy --strict, import-linter
@@ -39,7 +40,7 @@ format: setup-dev ## let ruff rewrite the sources
 unit: setup-dev ## the tests that need neither torch nor a server
 	$(PYTEST) tests/unit
 
-bench: setup-dev haproxy ## measure this machine through the real stack
+bench: haproxy setup-dev ## measure this machine through the real stack
 	$(BIN)/python -m bench.serve
 
 setup: $(SERVE_STAMP) ## the environment that serves
@@ -49,16 +50,17 @@ setup-dev: $(DEV_STAMP) ## the environment that tests
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; name one with PYTHON=…"; exit 1; }
+	@echo "Making the environment $(VENV) …"
 	@$(PYTHON) -m venv $(VENV) \
-	  || { echo "python3 -m venv failed; on Debian: apt-get install python3-venv"; exit 1; }
+	  || { rm -f $@; echo "python3 -m venv failed; on Debian: apt-get install python3-venv"; exit 1; }
 
 $(SERVE_STAMP): requirements/torch.txt requirements/serve.txt requirements/constraints.txt pyproject.toml | $(BIN)/python
-	@echo "Installing torch (first and alone, so that its build is the one asked for) …"
+	@echo "Installing torch, the largest part; the first time, this and the rest take minutes …"
 	@$(PIP) -r requirements/torch.txt -c requirements/constraints.txt $(TORCH_ARGS)
 	@echo "Installing what serves …"
 	@$(PIP) -r requirements/serve.txt -c requirements/constraints.txt
 	@$(PIP) --no-deps --editable .
-	@$(BIN)/python -c 'import torch; print(f"torch {torch.__version__}, CUDA {torch.version.cuda or "none"}")'
+	@$(BIN)/python -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda or "none")'
 	@touch $@
 
 $(DEV_STAMP): $(SERVE_STAMP) requirements/dev.txt

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.client.loopback import forward_to, serve
-from tests.torchserve.server import free_port
+from tests.torchserve.server import free_port, wait_gone
 
 ROOT = Path(__file__).parents[2]
 VENV = Path(sys.prefix)
@@ -69,8 +70,10 @@ def readme_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReadmeS
                 },
             )
     finally:
+        started = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)  # Ctrl-C, as the page says
         process.wait(STOP_SECONDS)
+        assert not wait_gone(started), "Ctrl-C stops all of it"
 
 
 def _wait_for_line(process: subprocess.Popen[str], part: str) -> None:

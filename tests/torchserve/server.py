@@ -96,23 +96,39 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(store: Path, state_dir: Path, **settings: str) -> Iterator[Server]:
+def serving(
+    store: Path, state_dir: Path, *, java_options: str = "", **settings: str
+) -> Iterator[Server]:
     """Start a server on a free port, wait until it is ready, and stop it in the end."""
+    with starting(store, state_dir, java_options=java_options, **settings) as server:
+        server.wait_for_line("Ready at", START_SECONDS)
+        yield server
+
+
+@contextlib.contextmanager
+def starting(
+    store: Path, state_dir: Path, *, java_options: str = "", **settings: str
+) -> Iterator[Server]:
+    """The same without the wait. It has a process group of its own, like a terminal's command."""
     port = free_port()
     env = {
         **{name: value for name, value in os.environ.items() if not name.startswith("VLM_")},
         "VLM_PORT": str(port),
         "VLM_STATE_DIR": str(state_dir),
         "OMP_NUM_THREADS": "1",
+        "JAVA_TOOL_OPTIONS": java_options,
         **{f"VLM_{name.upper()}": value for name, value in settings.items()},
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", _RUN, str(store)], env=env, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", _RUN, str(store)],
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     server = Server(process, f"http://127.0.0.1:{port}", state_dir)
     threading.Thread(target=server.read_lines, daemon=True).start()
     try:
-        server.wait_for_line("Ready at", START_SECONDS)
         yield server
     finally:
         if process.poll() is None:

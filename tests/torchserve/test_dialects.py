@@ -158,13 +158,14 @@ def test_ended_unknown_and_impossible_sessions_are_told_apart(server: Server) ->
     "url",
     [
         "http://169.254.169.254/latest/meta-data/",
-        "http://localhost:8080/ping",
+        "http://127.0.0.2:8080/ping",
         "http://[::ffff:10.0.0.1]/",
         "http://0x7f.1/",
         "file:///etc/passwd",
     ],
 )
 def test_pictures_in_private_places_are_not_fetched(server: Server, url: str) -> None:
+    # The server was told to allow 127.0.0.1, and nothing else.
     body = {"type": "open_session", "images": [url]}
     reply = httpx.post(server.url + "/invocations", json=body, timeout=60)
     assert reply.status_code in (400, 422)

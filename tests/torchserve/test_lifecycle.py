@@ -13,12 +13,13 @@ import httpx
 import psutil
 import pytest
 
-from tests.torchserve.server import RESTART_SECONDS, Server, free_port, serving, wait_gone
+from tests.torchserve.server import RESTART_SECONDS, Server, free_port, serving, starting, wait_gone
 from tests.torchserve.test_transport import expected_stream
 from vlm_sessions.config import Settings
 from vlm_sessions.serve import edge, frontend, run
 from vlm_sessions.serve.errors import CannotServe
 from vlm_sessions.serve.run_dir import RunDir
+from vlm_sessions.sessions.state_dir import StateDir
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,17 @@ def test_nothing_but_the_edge_listens_on_more_than_a_free_loopback_port(fragile:
                 assert address.ip.removeprefix("::ffff:") in {"127.0.0.1", "::1"}
                 # gRPC's two ports of TorchServe are ephemeral
                 assert address.port == edge_port or address.port not in range(7000, 9100)
+
+
+def test_one_worker_takes_one_request_at_a_time_without_waiting_for_more(fragile: Server) -> None:
+    # Anything else breaks TorchServe's asynchronous mode: requests hang, or the worker dies.
+    config = next(part for part in fragile.java().cmdline() if part.endswith("config.properties"))
+    transport = httpx.HTTPTransport(uds=str(Path(config).parent / "management.sock"))
+    with httpx.Client(transport=transport, base_url="http://torchserve") as management:
+        (model,) = management.get("/models/llava").json()
+    found = {name: model[name] for name in ("minWorkers", "maxWorkers", "batchSize")}
+    assert found == {"minWorkers": 1, "maxWorkers": 1, "batchSize": 1}
+    assert model["maxBatchDelay"] == 1
 
 
 @pytest.mark.parametrize(
@@ -158,6 +170,48 @@ def test_sigterm_lets_a_stream_finish_and_leaves_no_process_behind(
     assert received == expected_stream(10)
     assert not wait_gone(processes)
     assert not run_dir.parent.exists()
+
+
+def test_ctrl_c_leaves_no_process_behind_also_while_it_starts(
+    stub_store: Path, tmp_path: Path
+) -> None:
+    with serving(stub_store, tmp_path) as server:
+        processes = server.descendants()
+        os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does
+        assert server.process.wait(10) == 0
+        assert not wait_gone(processes)
+    with starting(stub_store, tmp_path) as server:
+        while not (processes := server.descendants()):
+            assert server.process.poll() is None
+        os.killpg(server.process.pid, signal.SIGINT)
+        assert server.process.wait(10) == 0
+        assert not wait_gone(processes)
+
+
+def test_a_second_service_on_one_state_directory_is_refused_in_one_line(
+    stub_store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state_dir = StateDir.acquire(tmp_path)
+    try:
+        assert run(Settings(port=free_port(), state_dir=tmp_path), stub_store) == 1
+    finally:
+        state_dir.release()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "Another service uses the state directory" in line
+
+
+def test_sockets_find_room_where_the_temporary_directory_is_deep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("deep" * 20)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    run_dir = RunDir.make()
+    try:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(run_dir.management_socket))
+    finally:
+        run_dir.remove()
 
 
 def test_killing_the_supervisor_outright_leaves_no_process_behind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,13 @@ def test_it_is_packed_anew_only_when_a_source_has_changed(tmp_path: Path, source
     (sources.checkpoint / "config.json").write_text('{"new": 1}')
     assert ensure_packed(store, sources)
     assert (store / "llava" / "checkpoint" / "config.json").read_text() == '{"new": 1}'
+
+
+def test_two_that_pack_at_once_pack_once(tmp_path: Path, sources: Sources) -> None:
+    store = tmp_path / "store"
+    with ThreadPoolExecutor(2) as threads:
+        packed = list(threads.map(lambda _: ensure_packed(store, sources), range(2)))
+    assert sorted(packed) == [False, True]
 
 
 def test_a_packed_store_serves_without_its_sources(tmp_path: Path, sources: Sources) -> None:

@@ -99,6 +99,18 @@ def test_the_workers_log_lines_reach_the_terminal(server: Server) -> None:
     assert json.loads(line)["status"] == 200
 
 
+def test_no_log_holds_what_was_asked_not_even_at_debug_level(server: Server) -> None:
+    chat = Chat(server)
+    chat.ask("Is there a zebra?")
+    broken = b'{"type": "prompt", "prompt": "zebra",,}'
+    assert httpx.post(chat._url, content=broken, headers=chat._headers).status_code == 400
+    server.wait_for_line('"status": 400', 5)
+    logs = [*server.state_dir.glob("*.log"), *server.state_dir.glob("*.out")]
+    assert len(logs) == 3
+    for text in ("".join(server.lines), *(log.read_text() for log in logs)):
+        assert "zebra" not in text
+
+
 def test_a_prompt_whose_client_has_left_is_cancelled_and_leaves_no_trace(server: Server) -> None:
     chat = Chat(server)
     before = chat.describe()
@@ -163,8 +175,9 @@ def test_sigterm_leaves_nothing_behind_and_a_restart_takes_the_sessions_up(
 def test_a_model_that_cannot_be_loaded_is_named_and_ends_the_start(
     store: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["OtherModel"]}')
     with (
-        pytest.raises(AssertionError, match=r"cannot start.*no directory '/absent/model'"),
-        serving(store, tmp_path, model="/absent/model"),
+        pytest.raises(AssertionError, match=r"cannot start.*is a OtherModel; supported is"),
+        serving(store, tmp_path / "state", model=str(tmp_path)),
     ):
         pytest.fail("it started")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -13,10 +14,14 @@ from pathlib import Path
 
 from vlm_sessions import errors
 from vlm_sessions.config import Settings
+from vlm_sessions.serve.address import bind_address, reachable_host, without_brackets
 from vlm_sessions.serve.errors import CannotServe
 from vlm_sessions.serve.run_dir import RunDir
 
 _MIB = 1024 * 1024
+MAX_CONNECTIONS = 8192
+_OTHER_FILES = 256
+"""What HAProxy opens besides its connections, on a machine of many cores."""
 DRAIN_SECONDS = 20
 """Replies under way may take this long after a SIGTERM; SageMaker kills after 30 s."""
 HEADER_SECONDS = 10
@@ -35,7 +40,7 @@ def find_haproxy(environ: Mapping[str, str]) -> Path:
     found = shutil.which("haproxy", path=f"{path}:/usr/local/sbin:/usr/sbin")
     if found is None:
         raise CannotServe(
-            "HAProxy is not installed: apt-get install haproxy (as root), or brew install haproxy."
+            "HAProxy is not installed: sudo apt-get install haproxy (Debian, Ubuntu)."
         )
     return Path(found)
 
@@ -47,7 +52,8 @@ def check_port(host: str, port: int) -> None:
         CannotServe: it is in use, or is not an address of this machine.
     """
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(without_brackets(host), port, type=socket.SOCK_STREAM)
+        family, kind, proto, _, address = found[0]
         with socket.socket(family, kind, proto) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
@@ -68,7 +74,8 @@ def write_config(run_dir: RunDir, settings: Settings) -> Path:
     return run_dir.write(
         "haproxy.cfg",
         {
-            "address": f"{settings.host}:{settings.port}",
+            "address": bind_address(settings),
+            "max_connections": str(max_connections()),
             "door": str(run_dir.door),
             "aborts_socket": str(run_dir.aborts_socket),
             "drain_seconds": str(DRAIN_SECONDS),
@@ -104,6 +111,15 @@ def write_config(run_dir: RunDir, settings: Settings) -> Path:
     )
 
 
+def max_connections() -> int:
+    """As many as there may be open files for: HAProxy does not start with more of them."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    # One file for the client's side of each, one for the service's.
+    return min(MAX_CONNECTIONS, max(1, (limit - _OTHER_FILES) // 2))
+
+
 def _body(error: type[errors.VlmError], message: str) -> str:
     """An error's body, escaped for a quoted string of HAProxy's configuration."""
     body = json.dumps({"error": {"code": error.code, "message": message}})
@@ -117,7 +133,11 @@ def check_config(haproxy: Path, config: Path) -> None:
         CannotServe: it refuses it.
     """
     checked = subprocess.run(
-        [haproxy, "-c", "-q", "-f", config], capture_output=True, text=True, check=False
+        [haproxy, "-c", "-q", "-f", config],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # a Ctrl-C now is for the supervisor, and no fault of the file
     )
     if checked.returncode:
         raise CannotServe(f"HAProxy refuses its configuration: {checked.stderr.strip()}")
@@ -130,7 +150,7 @@ def command(haproxy: Path, config: Path) -> list[str]:
 
 async def wait_listening(settings: Settings, limit: float = 5.0) -> bool:
     """Wait until the public port takes connections; ``False``: it does not."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    host = reachable_host(settings)
     try:
         async with asyncio.timeout(limit):
             while True:

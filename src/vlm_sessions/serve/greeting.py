@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shlex
 
 from PIL import Image, ImageDraw
 
@@ -22,7 +23,7 @@ def ready_line(url: str) -> str:
         separators=(",", ":"),
     )
     return (
-        f"Ready at {url} — try: curl {url}/invocations "
+        f"Ready at {url} — try: curl {shlex.quote(url + '/invocations')} "
         f"-H 'Content-Type: application/json' -d '{body}'"
     )
 

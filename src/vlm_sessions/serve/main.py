@@ -10,6 +10,7 @@ from pathlib import Path
 from vlm_sessions.config import Settings
 from vlm_sessions.serve import edge, frontend
 from vlm_sessions.serve.errors import CannotServe
+from vlm_sessions.serve.model import with_model_found
 from vlm_sessions.serve.packaging import default_store, ensure_packed
 from vlm_sessions.serve.supervisor import Supervisor, Tools
 
@@ -44,6 +45,7 @@ def run(settings: Settings, store: Path | None = None) -> int:
         if store is None:
             store = default_store()
             ensure_packed(store)
+        settings = with_model_found(settings, store)
         asyncio.run(Supervisor(settings, store.absolute(), tools, dict(os.environ)).run())
     except CannotServe as exc:
         sys.stderr.write(f"{exc}\n")

@@ -7,11 +7,15 @@ sources has changed. A model named by ``VLM_MODEL`` is not copied: the handler r
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,15 +58,27 @@ def ensure_packed(store: Path, sources: Sources | None = None) -> bool:
         return False
     stamp = store / f".{MODEL_NAME}.digest"
     digest = _digest(sources)
-    if target.is_dir() and stamp.is_file() and stamp.read_text() == digest:
-        return False
     store.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=store, prefix=".packing-") as work:
-        packed = _pack(Path(work), sources)
-        shutil.rmtree(target, ignore_errors=True)
-        packed.rename(target)
-    stamp.write_text(digest)
+    with _locked(store):  # two services of one checkout may be started at once
+        if target.is_dir() and stamp.is_file() and stamp.read_text() == digest:
+            return False
+        with tempfile.TemporaryDirectory(dir=store, prefix=".packing-") as work:
+            packed = _pack(Path(work), sources)
+            shutil.rmtree(target, ignore_errors=True)
+            packed.rename(target)
+        stamp.write_text(digest)
     return True
+
+
+@contextlib.contextmanager
+def _locked(store: Path) -> Iterator[None]:
+    """One at a time packs into ``store``. The kernel's lock: it ends with who holds it."""
+    lock = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _pack(work: Path, sources: Sources) -> Path:

@@ -19,6 +19,8 @@ _PREFIX = "vlm-sessions-"
 _LOCK = "in-use"
 _MIN_AGE_SECONDS = 60.0
 """One that is younger may just be being made."""
+_MAX_PARENT_BYTES = 68
+"""A Unix socket's path may have 107 bytes; the longest below the parent takes 38 of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,16 @@ class RunDir:
 
     @classmethod
     def make(cls) -> RunDir:
-        """Make one that only this user can enter, and remove those of killed supervisors."""
-        _remove_abandoned(Path(tempfile.gettempdir()))
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        """Make one that only this user can enter, and remove those of killed supervisors.
+
+        It lies in the system's directory for temporary files, or in /tmp where that one's path is
+        too long for sockets, as in deep working directories of CI.
+        """
+        parent = Path(tempfile.gettempdir())
+        if len(os.fsencode(parent)) > _MAX_PARENT_BYTES:
+            parent = Path("/tmp")
+        _remove_abandoned(parent)
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         return cls(path, lock)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from vlm_sessions.config import Settings
 from vlm_sessions.serve import edge, frontend
+from vlm_sessions.serve.address import reachable_url
 from vlm_sessions.serve.console import Console
 from vlm_sessions.serve.errors import CannotServe
 from vlm_sessions.serve.greeting import ready_line
@@ -52,6 +53,7 @@ class Supervisor:
         self._store = store
         self._tools = tools
         self._log_file = frontend.default_log_file(settings)
+        self._output_file = self._log_file.with_suffix(".out")
         self._edge_log = self._log_file.with_name("haproxy.log")
         self._run_dir = RunDir.make()
         self._environ = frontend.environment(self._run_dir, settings, environ)
@@ -75,6 +77,8 @@ class Supervisor:
             config = edge.write_config(self._run_dir, self._settings)
             edge.check_config(self._tools.haproxy, config)
             await self._console.start()
+            model = self._settings.model or "the built-in model"
+            self._console.say(f"Starting TorchServe and loading {model} …")
             async with (
                 background(self._keep_frontend()) as keep_frontend,
                 background(self._keep_edge(config)) as keep_edge,
@@ -111,14 +115,17 @@ class Supervisor:
                     self._ready.set()
                     await self._death(process)
                 elif not self._ready.is_set():
-                    raise CannotServe(f"The service did not start. See {self._log_file}.")
+                    raise CannotServe(
+                        f"The service did not start. See {self._log_file} and, for Java itself, "
+                        f"{self._output_file.name} beside it."
+                    )
                 self._run_dir.close_door()
                 self._console.say("TorchServe or its worker has died; starting it again.")
 
     @contextlib.asynccontextmanager
     async def _frontend(self) -> AsyncIterator[Process]:
         """One run of TorchServe. The worker may close in order; Java has nothing to lose."""
-        with self._log_file.with_suffix(".out").open("wb") as output:
+        with self._output_file.open("wb") as output:
             process = await start_child(
                 frontend.command(
                     self._run_dir, self._store, self._tools.java, self._tools.torchserve_home
@@ -211,7 +218,7 @@ class Supervisor:
             await stop_child(process, signal.SIGUSR1, grace, self._hurry)
 
     def _announce(self) -> None:
-        self._console.say(ready_line(f"http://{self._settings.host}:{self._settings.port}"))
+        self._console.say(ready_line(reachable_url(self._settings)))
 
 
 def _alive(pid: int) -> bool:

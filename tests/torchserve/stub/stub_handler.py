@@ -32,6 +32,11 @@ async def _stream(num_chunks: int, size: int, delay: float) -> AsyncIterator[byt
         await asyncio.sleep(delay)
 
 
+async def _break_off() -> AsyncIterator[bytes]:
+    yield b"so far"
+    raise RuntimeError("what no service should do: raise in a stream")
+
+
 async def _answer(request: HttpRequest) -> HttpReply:  # noqa: PLR0911
     header = request.headers.get
     match request.path:
@@ -52,6 +57,8 @@ async def _answer(request: HttpRequest) -> HttpReply:  # noqa: PLR0911
                 float(header("x-delay", "0")),
             )
             return HttpReply(200, {"content-type": "text/event-stream"}, chunks)
+        case "/v1/break":
+            return HttpReply(200, {"content-type": "text/event-stream"}, _break_off())
         case "/v1/wait":
             await asyncio.sleep(float(header("x-delay", "0")))
             return _json({"waited": True})
