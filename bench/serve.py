@@ -32,6 +32,7 @@ from vlm_sessions.client import AsyncClient
 
 RESULTS = Path(__file__).parent / "results"
 CLIENT_SECONDS = 300.0
+NUM_WARM_REQUESTS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +98,14 @@ async def _round(
 
 
 async def _warm_up(client: AsyncClient, engine: EngineAlone, effort: Effort, seed: int) -> None:
-    """First calls allocate, compile and load: none of that belongs to a measurement."""
+    """First calls allocate, compile and load: none of that belongs to a measurement. Java compiles
+    what it has done a few hundred times, until then its part of a prompt takes milliseconds more.
+    """
     workload = Workload(~seed)
-    short = Lengths(2, effort.lengths.num_question_words, 4)
+    async with client.open(workload.picture()) as session:
+        for _ in range(NUM_WARM_REQUESTS):
+            await session.describe()
+    short = Lengths(8, effort.lengths.num_question_words, 4)
     await hold_session(client, workload, short)
     await ask_with_picture(client, workload, Lengths(1, 4, 4))
     await converse(engine.engine, engine.processor, workload, short)
