@@ -29,13 +29,18 @@ def venv(tmp_path: Path) -> Path:
     return python.parents[1]
 
 
+def outside_make() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+
+
 def make(
     target: str, venv: Path, *arguments: str, **environ: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["make", target, f"VENV={venv}", *arguments],
         cwd=ROOT,
-        env={**os.environ, "PIP_CALLS": str(venv / "pip-calls"), **environ},
+        # not as a child of the make that may run these tests: that one would announce directories
+        env={**outside_make(), "PIP_CALLS": str(venv / "pip-calls"), **environ},
         capture_output=True,
         text=True,
         check=False,

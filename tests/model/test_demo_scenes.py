@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import chain, pairwise
 from random import Random
 
@@ -138,7 +139,7 @@ def test_attributes(kind: str) -> None:
 def test_sides() -> None:
     for scene, question in asked("is_beside"):
         if not question.answer.startswith("there"):
-            text = question.text.replace("to the left", "left").replace("to the right", "right")
+            text = re.sub("(to|on) the (left|right) of", r"\2 of", question.text)
             _, first, second = text.split(" the ")
             one, other = (scene.matching(kind_in(part.split()))[0] for part in (first, second))
             truth = {

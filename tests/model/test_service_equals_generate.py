@@ -91,9 +91,10 @@ async def invoke(app: App, command: dict[str, Any], session_id: str = "") -> dic
     return result
 
 
-def engine_processes() -> list[psutil.Process]:
+def engine_process(model: Path) -> psutil.Process:
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if "vlm_sessions.build" in " ".join(child.cmdline())]
+    (engine,) = [child for child in children if str(model) in child.cmdline()]
+    return engine
 
 
 @asynccontextmanager
@@ -134,7 +135,7 @@ async def hold(
         answers = []
         for turn in range(NUM_TURNS):
             if turn in DISTURBED and between == "engine killed":
-                (engine,) = engine_processes()
+                engine = engine_process(model)
                 engine.kill()
                 engine.wait(10)
             if turn in DISTURBED and between == "service restarted":
