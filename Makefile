@@ -16,7 +16,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 PYTEST := OMP_NUM_THREADS=1 PYTHONNODEBUGRANGES=1 $(BIN)/python -m pytest
 TESTS ?= tests
 
-.PHONY: help serve test lint format unit bench setup setup-dev haproxy constraints clean
+.PHONY: help serve test lint format unit bench train evaluate setup setup-dev haproxy constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,12 @@ unit: setup-dev ## the tests that need neither torch nor a server
 
 bench: haproxy setup-dev ## measure this machine through the real stack
 	$(BIN)/python -m bench.serve
+
+train: setup-dev ## train the built-in model anew, an hour and a half on two cores
+	$(BIN)/python -m demo.train
+
+evaluate: setup-dev ## ask the built-in model about pictures that it has never seen
+	$(BIN)/python -m demo.evaluate
 
 setup: $(SERVE_STAMP) ## the environment that serves
 

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -139,8 +140,11 @@ def check_config(haproxy: Path, config: Path) -> None:
         check=False,
         start_new_session=True,  # a Ctrl-C now is for the supervisor, and no fault of the file
     )
+    if checked.returncode in (-signal.SIGINT, -signal.SIGTERM):
+        return  # it came before the new session did; the supervisor has heard it too
     if checked.returncode:
-        raise CannotServe(f"HAProxy refuses its configuration: {checked.stderr.strip()}")
+        reason = checked.stderr.strip() or f"it ended with {checked.returncode}"
+        raise CannotServe(f"HAProxy refuses its configuration: {reason}")
 
 
 def command(haproxy: Path, config: Path) -> list[str]:
