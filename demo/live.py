@@ -46,7 +46,8 @@ class LiveTalker:
         num_new = sum(part["type"] == "image" for part in parts)
         text = "".join(part["text"] for part in parts if part["type"] == "text")
         new = shown[len(shown) - num_new :]
-        return self._sessions[id(chat)].ask(text, images=new).text
+        # the service refuses an empty prompt; to the model a space is the same
+        return self._sessions[id(chat)].ask(text or " ", images=new).text
 
     def close(self) -> None:
         for session in self._sessions.values():
