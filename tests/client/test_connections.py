@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -118,7 +118,7 @@ def test_a_stream_is_sent_again_when_the_caller_asked_for_it() -> None:
 
 
 def test_a_stream_that_breaks_off_is_a_failed_connection_after_its_pieces() -> None:
-    async def half() -> AsyncIterator[bytes]:
+    async def half() -> AsyncGenerator[bytes]:
         yield b'event: token\ndata: {"text": "half"}\n\n'
 
     async def service(_request: HttpRequest) -> HttpReply:

@@ -11,7 +11,7 @@ import httpx2
 
 from tests.support.door import REQUEST_ID
 from vlm_sessions.endpoint import Endpoint
-from vlm_sessions.protocol.http import HttpRequest
+from vlm_sessions.protocol.http import Chunks, HttpRequest
 
 
 class EndpointTransport(httpx2.AsyncBaseTransport):
@@ -36,7 +36,7 @@ class EndpointTransport(httpx2.AsyncBaseTransport):
 
 
 class _Body(httpx2.AsyncByteStream):
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+    def __init__(self, chunks: Chunks) -> None:
         self._chunks = chunks
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,14 @@ class HttpRequest:
     body: bytes
 
 
+class Chunks(Protocol):
+    """A streamed body; an asynchronous generator is one."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class HttpReply:
     """A whole reply: ``body`` is bytes, or for a stream (status 200 only) an iterator of chunks.
@@ -28,4 +37,4 @@ class HttpReply:
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | AsyncIterator[bytes] = b""
+    body: bytes | Chunks = b""

@@ -7,12 +7,13 @@ on), the path as it was sent, and the content type (the front end parses form ty
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from vlm_sessions.errors import Internal
-from vlm_sessions.protocol.http import HttpReply, HttpRequest
+from vlm_sessions.protocol.http import Chunks, HttpReply, HttpRequest
 
 MAX_MESSAGE_BYTES = 8192
 """Of a message's body. Small messages let the streams of all requests take turns on one socket."""
@@ -132,9 +133,7 @@ async def _write_whole(body: bytes, context: Context, encode: Encoder, sender: S
     await sender.send(bytes(reply) + bytes(closing))
 
 
-async def _write_chunks(
-    chunks: AsyncIterator[bytes], context: Context, encode: Encoder, sender: Sender
-) -> None:
+async def _write_chunks(chunks: Chunks, context: Context, encode: Encoder, sender: Sender) -> None:
     num_sent = 0
 
     async def send(piece: bytes, *, more: bool) -> None:
@@ -145,15 +144,16 @@ async def _write_chunks(
         message = encode([piece], context.request_ids, "ok", 200, context, ts_stream_next=more)
         await sender.send(bytes(message))
 
-    async for chunk in chunks:
-        for start in range(0, len(chunk), MAX_MESSAGE_BYTES):
-            await send(chunk[start : start + MAX_MESSAGE_BYTES], more=True)
-            num_sent += 1
+    async with aclosing(chunks):  # a front end that has gone must not leave a prompt running
+        async for chunk in chunks:
+            for start in range(0, len(chunk), MAX_MESSAGE_BYTES):
+                await send(chunk[start : start + MAX_MESSAGE_BYTES], more=True)
+                num_sent += 1
     if not num_sent:
         await send(b"", more=True)
         num_sent += 1
     await send(b"", more=False)
 
 
-async def _split(body: bytes) -> AsyncIterator[bytes]:
+async def _split(body: bytes) -> AsyncGenerator[bytes]:
     yield body

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from ts.protocol.otf_message_handler import create_predict_response
@@ -26,13 +26,13 @@ def _json(value: object, status: int = 200) -> HttpReply:
     return HttpReply(status, {"content-type": "application/json"}, json.dumps(value).encode())
 
 
-async def _stream(num_chunks: int, size: int, delay: float) -> AsyncIterator[bytes]:
+async def _stream(num_chunks: int, size: int, delay: float) -> AsyncGenerator[bytes]:
     for index in range(num_chunks):
         yield (b"%06d " % index).ljust(size, b".")
         await asyncio.sleep(delay)
 
 
-async def _break_off() -> AsyncIterator[bytes]:
+async def _break_off() -> AsyncGenerator[bytes]:
     yield b"so far"
     raise RuntimeError("what no service should do: raise in a stream")
 
