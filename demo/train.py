@@ -1,4 +1,4 @@
-"""Trains the built-in model from nothing: `python -m demo.train --minutes 73 --out demo/model`.
+"""Trains the built-in model from nothing: `python -m demo.train --minutes 83 --out demo/model`.
 
 Two stages share the time. First the vision tower and the projector learn to name what lies under
 each patch, as LLaVA's own tower comes trained already; without it, questions that search by two
