@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>.+?) -->\n)?"
     r"^```(?P<language>\w+)\n(?P<code>.*?)^```$"
     r"(?:\n\n^```text\n(?P<output>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
@@ -16,14 +15,12 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """``output`` may hold ``…`` for what differs from run to run; ``None``: nothing is said of it.
-    ``reason`` is why it is not run, as the page itself says in a comment."""
+    """In ``output``, ``…`` stands for what differs from run to run; ``None``: nothing is said."""
 
     line: int
     language: str
     code: str
     output: str | None
-    reason: str | None
 
     def prints(self, stdout: str) -> bool:
         """Whether ``stdout`` is what the page says."""
@@ -41,7 +38,6 @@ def read_blocks(page: Path) -> list[Block]:
             language=match["language"],
             code=match["code"],
             output=match["output"],
-            reason=match["reason"],
         )
         for match in _BLOCK.finditer(text)
     ]
