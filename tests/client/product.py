@@ -27,19 +27,31 @@ class Gate:
 
     _open: threading.Event = field(default_factory=threading.Event)
     _reached: threading.Event = field(default_factory=threading.Event)
+    _num_free: int | None = None
+    """Steps that still pass before the gate shuts by itself; ``None``: it does not."""
 
     def __post_init__(self) -> None:
         self._open.set()
 
     def pass_through(self, _plan: Plan) -> None:
+        if self._num_free == 0:
+            self.shut()
+        if self._num_free is not None:
+            self._num_free -= 1
         self._reached.set()
         assert self._open.wait(timeout=30.0), "the gate was never opened again"
 
+    def shut_after(self, num_steps: int) -> None:
+        """Let an answer begin, and hold it before its end however fast the engine is."""
+        self._num_free = num_steps
+
     def shut(self) -> None:
+        self._num_free = None
         self._open.clear()
         self._reached.clear()
 
     def open(self) -> None:
+        self._num_free = None
         self._open.set()
 
     def wait_reached(self) -> None:

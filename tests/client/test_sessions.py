@@ -23,6 +23,8 @@ from vlm_sessions.client import (
 )
 
 RED = encoded("red")
+FEW_STEPS = 40
+"""Of the engine: enough for an opening and a first token, far too few for 1,500."""
 BLUE = encoded("blue")
 
 ClientMaker = Callable[[], Client]
@@ -175,21 +177,25 @@ async def test_an_asynchronous_answer_without_a_session_streams_too(
 
 
 def test_leaving_a_stream_early_cancels_the_turn_without_a_trace(
-    make_client: ClientMaker,
+    make_client: ClientMaker, gate: Gate
 ) -> None:
     with make_client().open(RED) as chat:
+        gate.shut_after(FEW_STEPS)
         for _ in chat.stream("Tell me everything.", max_new_tokens=1500, ignore_eos=True):
             break
+        gate.open()
         chat.ask("And now?", max_new_tokens=2)
         assert [turn.prompt for turn in chat.describe().turns] == ["And now?"]
 
 
 async def test_closing_an_asynchronous_stream_early_cancels_the_turn(
-    make_async_client: AsyncClientMaker,
+    make_async_client: AsyncClientMaker, gate: Gate
 ) -> None:
     async with make_async_client() as client, client.open(RED) as chat:
+        gate.shut_after(FEW_STEPS)
         async with chat.stream("Tell me all.", max_new_tokens=1500, ignore_eos=True) as stream:
             await anext(stream)
+        gate.open()
         await chat.ask("And now?", max_new_tokens=2)
         assert [turn.prompt for turn in (await chat.describe()).turns] == ["And now?"]
 
@@ -198,9 +204,9 @@ async def test_a_stream_that_is_cut_off_by_a_time_out_is_cancelled(
     make_async_client: AsyncClientMaker, gate: Gate
 ) -> None:
     async with make_async_client() as client, client.open() as chat:
+        gate.shut_after(FEW_STEPS)
         stream = chat.stream("Tell me everything.", max_new_tokens=1500, ignore_eos=True)
         await anext(stream)
-        gate.shut()
         try:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2):

@@ -114,7 +114,7 @@ def test_no_log_holds_what_was_asked_not_even_at_debug_level(server: Server) -> 
 def test_a_prompt_whose_client_has_left_is_cancelled_and_leaves_no_trace(server: Server) -> None:
     chat = Chat(server)
     before = chat.describe()
-    stream = chat.babble(500)
+    stream = chat.babble(3000)
     assert next(stream)[0] == "token"
     stream.close()  # type: ignore[attr-defined]
     server.wait_for_line('"finish_reason": "cancelled"', 10)
@@ -127,7 +127,7 @@ def test_killing_the_engine_ends_the_running_stream_with_an_error_and_nothing_el
 ) -> None:
     busy, other = Chat(server), Chat(server)
     remembered = other.ask("What is this?")
-    events = busy.babble(600)
+    events = busy.babble(3000)
     assert next(events)[0] == "token"
     server.find("vlm_sessions.build").kill()
     begun = time.monotonic()
