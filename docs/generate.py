@@ -2,6 +2,7 @@
 
     settings.md   from ``config.Settings``
     errors.md     from the tree in ``errors``
+    metrics.md    from what ``Metrics`` renders
 
 A test fails while a page differs from what this writes.
 """
@@ -10,14 +11,17 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic.fields import FieldInfo
 
 from vlm_sessions import errors
 from vlm_sessions.config import PREFIX, SAGEMAKER_NAMES, Settings
+from vlm_sessions.engine.types import EngineStats
+from vlm_sessions.metrics import Metrics
 
 FOLDER = Path(__file__).parent
 GENERATED = "<!-- Written by `python -m docs.generate`. -->"
@@ -92,9 +96,50 @@ def errors_page() -> str:
     )
 
 
+def metrics_page() -> str:
+    """Every metric of /metrics: its name, kind, labels and meaning."""
+    metrics = Metrics()
+    metrics.count_request(route="", operation="", status=200, seconds=0.0)
+    metrics.count_error("")
+    metrics.observe_first_token(0.0, turn="first", cached=False)
+    told = metrics.render(engine=EngineStats(), num_open_sessions=0).decode()
+    rows = [
+        _row(
+            f"`{family.name}_total`" if family.type == "counter" else f"`{family.name}`",
+            family.type,
+            ", ".join(f"`{label}`" for label in family.samples[0].labels if label != "le"),
+            family.documentation,
+        )
+        for family in text_string_to_metric_families(told)
+        if family.samples and not family.name.endswith("_created")
+    ]
+    return "\n".join(
+        [
+            "# Metrics",
+            "",
+            GENERATED,
+            "",
+            "`GET /metrics` tells these as Prometheus text. The `vlm_engine_` counters begin anew",
+            "when an engine process is replaced.",
+            "",
+            _row("metric", "kind", "labels", "meaning"),
+            _row(*["---"] * 4),
+            *rows,
+            "",
+        ]
+    )
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "settings.md": settings_page,
+    "errors.md": errors_page,
+    "metrics.md": metrics_page,
+}
+
+
 def write() -> None:
-    (FOLDER / "settings.md").write_text(settings_page())
-    (FOLDER / "errors.md").write_text(errors_page())
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page())
 
 
 def _default(field: FieldInfo) -> str:
