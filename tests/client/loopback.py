@@ -9,15 +9,14 @@ ModelError with status 424, streams framed as ``application/vnd.amazon.eventstre
 from __future__ import annotations
 
 import asyncio
-import struct
 import threading
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
 from aiohttp import ClientSession, web
 
+from vlm_sessions.protocol.eventstream import CONTENT_TYPE, payload_parts
 from vlm_sessions.protocol.http import HttpReply, HttpRequest
 
 Handler = Callable[[HttpRequest], Awaitable[HttpReply]]
@@ -63,12 +62,11 @@ class Loopback:
         reply = await self._handler(await self._read(request, "/invocations"))
         if reply.status >= 400:
             return _model_error(reply.status, await _whole(reply))
-        response = web.StreamResponse(
-            headers={"Content-Type": "application/vnd.amazon.eventstream"}
-        )
+        response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
         await response.prepare(request)
         async for chunk in _chunks(reply):
-            await response.write(payload_part(chunk))
+            for message in payload_parts(chunk):
+                await response.write(message)
         return response
 
     async def _read(self, request: web.Request, path: str) -> HttpRequest:
@@ -135,26 +133,6 @@ async def _serve(
         ready.set_result(f"http://{host}:{port}")
         await done.wait()
         await runner.cleanup()
-
-
-def payload_part(chunk: bytes) -> bytes:
-    """A ``PayloadPart`` event in AWS's event-stream encoding (lengths, headers, two CRC-32)."""
-    headers = b"".join(
-        _header(name, value)
-        for name, value in (
-            (b":message-type", b"event"),
-            (b":event-type", b"PayloadPart"),
-            (b":content-type", b"application/octet-stream"),
-        )
-    )
-    prelude = struct.pack(">II", 16 + len(headers) + len(chunk), len(headers))
-    message = prelude + struct.pack(">I", zlib.crc32(prelude)) + headers + chunk
-    return message + struct.pack(">I", zlib.crc32(message))
-
-
-def _header(name: bytes, value: bytes) -> bytes:
-    string_type = 7
-    return bytes([len(name)]) + name + struct.pack(">BH", string_type, len(value)) + value
 
 
 def _model_error(status: int, body: bytes) -> web.Response:

@@ -31,7 +31,7 @@ from vlm_sessions.errors import (
 )
 from vlm_sessions.logs import bound_context
 from vlm_sessions.metrics import EngineFigures, Metrics
-from vlm_sessions.protocol import headers, sse
+from vlm_sessions.protocol import eventstream, headers, sse
 from vlm_sessions.protocol.dialects import (
     Call,
     ChatDialect,
@@ -185,6 +185,10 @@ class Endpoint:
     # --- commands -------------------------------------------------------------------------------
 
     async def _obey(self, call: Call, request: HttpRequest, exchange: Exchange) -> HttpReply:
+        reply = await self._reply_to(call, request, exchange)
+        return eventstream.frame(reply) if eventstream.accepts_event_stream(request) else reply
+
+    async def _reply_to(self, call: Call, request: HttpRequest, exchange: Exchange) -> HttpReply:
         exchange.understood(call)
         match call.command:
             case OpenSession() as command:
