@@ -11,7 +11,6 @@ from ts.protocol.otf_message_handler import create_predict_response
 from ts.service import Service
 
 from vlm_sessions.build import build
-from vlm_sessions.config import Settings
 from vlm_sessions.torchserve import Worker
 
 
@@ -23,7 +22,7 @@ class LlavaHandler:
         checkpoint = Path(ctx.system_properties["model_dir"]) / "checkpoint"
         self._worker = Worker(create_predict_response, os.environ)
         self._worker.adopt(ctx, Service)
-        self._worker.start(lambda: build(Settings.from_env(os.environ), checkpoint))
+        self._worker.start(lambda settings: build(settings, checkpoint))
 
     async def handle(self, data: list[Mapping[str, Any]], ctx: Any) -> list[str]:
         """Answer the request in ``data``. Never raises."""

@@ -2,26 +2,33 @@
 
 Also the engine's child process: ``python -m vlm_sessions.build engine MODEL NAME FD``, started by
 ``EngineProcess`` with the settings in its environment.
+
+Most of a start is spent importing. So the engine's process, which needs the longest, is started
+first and imports nothing of the service, and the worker imports the service meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlm_sessions.config import Settings
-from vlm_sessions.endpoint import Endpoint
 from vlm_sessions.engine.limits import EngineLimits
 from vlm_sessions.engine.process import EngineProcess, serve_engine
 from vlm_sessions.engine.types import EngineInfo
 from vlm_sessions.logs import capture_standard_logs, configure_logs
-from vlm_sessions.metrics import Metrics
-from vlm_sessions.processing import Processor
-from vlm_sessions.protocol.http import HttpReply, HttpRequest
-from vlm_sessions.service import SessionService
+
+if TYPE_CHECKING:
+    from vlm_sessions.endpoint import Endpoint
+    from vlm_sessions.processing import Processor
+    from vlm_sessions.protocol.http import HttpReply, HttpRequest
+    from vlm_sessions.service import SessionService
 
 BUILT_IN_NAME = "vlm-sessions/shapes"
 """What the packaged model is called where a model's name is asked for."""
@@ -60,16 +67,9 @@ class App:
         except BaseException:
             await engine.close()
             raise
-        self._service = service = SessionService(self._settings, engine, processor)
-        await service.start()
-        self._endpoint = Endpoint(
-            service,
-            self._settings,
-            Metrics(),
-            model=self._name,
-            engine_stats=service.engine_stats,
-            num_open_sessions=lambda: service.num_open_sessions,
-        )
+        self._service = _make_service(self._settings, engine, processor)
+        await self._service.start()
+        self._endpoint = _make_endpoint(self._settings, self._service, self._name)
 
     async def handle(self, request: HttpRequest) -> HttpReply:
         """Answer one request; never raises."""
@@ -79,6 +79,16 @@ class App:
     async def cancel_request(self, request_id: str) -> bool:
         """End the prompt of a request whose client has left; whether there was one."""
         return self._service is not None and await self._service.cancel_request(request_id)
+
+    def announce_drain(self) -> None:
+        """Let /ping fail; everything is answered as before."""
+        if self._service is not None:
+            self._service.announce_drain()
+
+    def begin_drain(self) -> None:
+        """Refuse new work; what runs or waits goes on."""
+        if self._service is not None:
+            self._service.begin_drain()
 
     async def close(self) -> None:
         """End everything; sessions stay in the journal."""
@@ -116,9 +126,32 @@ class _EarlyEngine(EngineProcess):
 
 
 def _make_processor(model: str, name: str) -> Processor:
-    from vlm_sessions.model.processor import make_processor  # noqa: PLC0415 - seconds of imports
+    with _no_garbage_sought():
+        from vlm_sessions.model.processor import make_processor  # noqa: PLC0415 - takes seconds
 
-    return make_processor(model, name=name)
+        return make_processor(model, name=name)
+
+
+def _make_service(
+    settings: Settings, engine: EngineProcess, processor: Processor
+) -> SessionService:
+    from vlm_sessions.service import SessionService  # noqa: PLC0415 - while the engine loads
+
+    return SessionService(settings, engine, processor)
+
+
+def _make_endpoint(settings: Settings, service: SessionService, name: str) -> Endpoint:
+    from vlm_sessions.endpoint import Endpoint  # noqa: PLC0415 - while the engine loads
+    from vlm_sessions.metrics import Metrics  # noqa: PLC0415
+
+    return Endpoint(
+        service,
+        settings,
+        Metrics(),
+        model=name,
+        engine_stats=service.engine_stats,
+        num_open_sessions=lambda: service.num_open_sessions,
+    )
 
 
 def engine_limits(settings: Settings) -> EngineLimits:
@@ -133,7 +166,8 @@ def engine_limits(settings: Settings) -> EngineLimits:
 
 def run_engine(settings: Settings, model: str, name: str, fd: int) -> None:
     """Be the engine's child process, until its parent is gone."""
-    from vlm_sessions.model.runner import make_runner  # noqa: PLC0415 - this process only
+    with _no_garbage_sought():
+        from vlm_sessions.model.runner import make_runner  # noqa: PLC0415 - this process only
 
     _configure_logs(settings)
     serve_engine(lambda: make_runner(settings, model, name=name), fd, engine_limits(settings))
@@ -145,6 +179,20 @@ def main(arguments: Sequence[str]) -> None:
             run_engine(Settings.from_env(os.environ), model, name, int(fd))
         case _:
             raise SystemExit("usage: python -m vlm_sessions.build engine MODEL NAME FD")
+
+
+@contextmanager
+def _no_garbage_sought() -> Iterator[None]:
+    """For imports: looking for garbage among a million objects that stay takes a sixth of them.
+
+    Nor is it sought among them ever after.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _configure_logs(settings: Settings) -> None:

@@ -76,7 +76,14 @@ class Settings(BaseModel):
 
     # The model
     model: str | None = Field(
-        None, description="A checkpoint directory or hub id. Default: the packaged built-in model."
+        None,
+        description="A checkpoint directory or hub id. Default: what SageMaker put into "
+        "/opt/ml/model, else the packaged built-in model.",
+    )
+    model_store: Path | None = Field(
+        None,
+        description="Directory with the packed handler and built-in model, taken as it is. "
+        "Default: the checkout's, packed anew when its sources have changed.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -148,6 +155,18 @@ class Settings(BaseModel):
     )
 
     # Operation
+    drain_seconds: float = Field(
+        25.0,
+        ge=0,
+        description="After SIGTERM, running answers may take this long; SageMaker kills 30 s "
+        "after it.",
+    )
+    drain_notice_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="The first part of it, in which /ping fails already and nothing is refused "
+        "yet, so that routers turn away first.",
+    )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(_log_level)
     ] = Field("info", description="Least severe log lines that are written.")
@@ -183,6 +202,8 @@ class Settings(BaseModel):
             raise ValueError("VLM_SESSION_MAX_SECONDS must not be below VLM_SESSION_IDLE_SECONDS")
         if self.default_max_new_tokens > self.limit_max_new_tokens:
             raise ValueError("VLM_DEFAULT_MAX_NEW_TOKENS must not exceed VLM_LIMIT_MAX_NEW_TOKENS")
+        if self.drain_notice_seconds > self.drain_seconds:
+            raise ValueError("VLM_DRAIN_NOTICE_SECONDS must not exceed VLM_DRAIN_SECONDS")
         return self
 
     @classmethod
@@ -223,11 +244,22 @@ class Settings(BaseModel):
         return env
 
     def resolved_state_dir(self) -> Path:
-        """The journal's directory: the one that was set, else one for each port."""
+        """The journal's directory: the one that was set, else one for each port.
+
+        Raises:
+            ConfigError: none was set, and the user has no home, as in many containers.
+        """
         if self.state_dir is not None:
             return self.state_dir
-        base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-        return Path(base) / "vlm-sessions" / f"port-{self.port}"
+        base = os.environ.get("XDG_STATE_HOME")
+        try:
+            state = Path(base) if base else Path.home() / ".local" / "state"
+        except RuntimeError as exc:
+            raise ConfigError(
+                "This user has no home directory to keep the journal in. Set VLM_STATE_DIR to a "
+                "directory that it may write."
+            ) from exc
+        return state / "vlm-sessions" / f"port-{self.port}"
 
 
 def _nearest(name: str, settings: type[Settings]) -> str:

@@ -16,7 +16,8 @@
     │   └── ConversationMismatch   chat messages that neither continue nor extend the session
     ├── Gone 410
     │   ├── SessionClosed
-    │   └── SessionExpired
+    │   ├── SessionExpired
+    │   └── SessionLost            the replica that held it is gone; told by a router
     ├── PayloadTooLarge 413        body, image bytes or pixels over a limit
     ├── UnsupportedMedia 415       a content type or an image format that is not accepted
     ├── Unprocessable 422
@@ -25,6 +26,7 @@
     │   ├── ImageForbidden         a URL that may not be fetched
     │   ├── ContextOverflow        the conversation would not fit the model's context
     │   └── TooManyImages
+    ├── HeadersTooLarge 431        headers over the limit, together
     ├── TooManyRequests 429        with Retry-After
     │   ├── QueueFull              the session, or the service, has enough waiting
     │   └── TooManySessions
@@ -130,6 +132,10 @@ class SessionExpired(Gone):
     code = "session_expired"
 
 
+class SessionLost(Gone):
+    code = "session_lost"
+
+
 class PayloadTooLarge(VlmError):
     code, status = "payload_too_large", 413
 
@@ -160,6 +166,10 @@ class ContextOverflow(Unprocessable):
 
 class TooManyImages(Unprocessable):
     code = "too_many_images"
+
+
+class HeadersTooLarge(VlmError):
+    code, status = "headers_too_large", 431
 
 
 class TooManyRequests(VlmError):

@@ -82,6 +82,8 @@ class StubService:
     refusal: Exception | None = None
     """Raised by every method at once."""
     ready: bool = True
+    draining: bool = False
+    num_prompts: int = 0
     asked: list[Asked] = field(default_factory=list)
     num_streams_open: int = 0
 

@@ -43,6 +43,5 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The product itself; it logs all that it ever does."""
     state = tmp_path_factory.mktemp("state")
-    settings = {"threads": "1", "fetch_allow": "127.0.0.1", "log_level": "debug"}
-    with serving(store, state, **settings) as server:
+    with serving(store, state, threads="1", fetch_allow="127.0.0.1", log_level="debug") as server:
         yield server

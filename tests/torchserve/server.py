@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +20,13 @@ import httpx
 import psutil
 
 _RUN = """
-import os, sys
+import json, os, sys
 from pathlib import Path
 from vlm_sessions.config import Settings
 from vlm_sessions.serve import run
-sys.exit(run(Settings.from_env(os.environ), Path(sys.argv[1])))
+from vlm_sessions.serve.patience import Patience
+patience = Patience(**json.loads(sys.argv[2]))
+sys.exit(run(Settings.from_env(os.environ), Path(sys.argv[1]), patience=patience))
 """
 START_SECONDS = 90.0
 RESTART_SECONDS = 30.0
@@ -97,17 +100,33 @@ class Server:
 
 @contextlib.contextmanager
 def serving(
-    store: Path, state_dir: Path, *, java_options: str = "", **settings: str
+    store: Path,
+    state_dir: Path,
+    *,
+    java_options: str = "",
+    patience: Mapping[str, float] = {},
+    **settings: str,
 ) -> Iterator[Server]:
-    """Start a server on a free port, wait until it is ready, and stop it in the end."""
-    with starting(store, state_dir, java_options=java_options, **settings) as server:
+    """Start a server on a free port, wait until it is ready, and stop it in the end.
+
+    Args:
+        patience: fields of ``Patience`` that are not to be the product's own.
+    """
+    with starting(
+        store, state_dir, java_options=java_options, patience=patience, **settings
+    ) as server:
         server.wait_for_line("Ready at", START_SECONDS)
         yield server
 
 
 @contextlib.contextmanager
 def starting(
-    store: Path, state_dir: Path, *, java_options: str = "", **settings: str
+    store: Path,
+    state_dir: Path,
+    *,
+    java_options: str = "",
+    patience: Mapping[str, float] = {},
+    **settings: str,
 ) -> Iterator[Server]:
     """The same without the wait. It has a process group of its own, like a terminal's command."""
     port = free_port()
@@ -120,7 +139,7 @@ def starting(
         **{f"VLM_{name.upper()}": value for name, value in settings.items()},
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", _RUN, str(store)],
+        [sys.executable, "-c", _RUN, str(store), json.dumps(dict(patience))],
         env=env,
         stderr=subprocess.PIPE,
         text=True,

@@ -24,8 +24,9 @@ from vlm_sessions.sessions.state_dir import StateDir
 
 @pytest.fixture(scope="module")
 def fragile(stub_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A second server, for tests that kill parts of it."""
-    with serving(stub_store, tmp_path_factory.mktemp("state"), max_payload_mb="1") as fragile:
+    """A second server, for tests that kill parts of it, open to all the world."""
+    state = tmp_path_factory.mktemp("state")
+    with serving(stub_store, state, max_payload_mb="1", host="0.0.0.0") as fragile:
         yield fragile
 
 
@@ -38,13 +39,16 @@ def test_two_servers_on_one_machine_serve_side_by_side(
 
 def test_nothing_but_the_edge_listens_on_more_than_a_free_loopback_port(fragile: Server) -> None:
     edge_port = int(fragile.url.rsplit(":", 1)[1])
-    for process in fragile.descendants():
+    open_to_all: list[tuple[str, str, int]] = []
+    for process in (psutil.Process(fragile.process.pid), *fragile.descendants()):
         for connection in process.net_connections(kind="inet"):
-            if connection.status == psutil.CONN_LISTEN:
-                address = connection.laddr
-                assert address.ip.removeprefix("::ffff:") in {"127.0.0.1", "::1"}
-                # gRPC's two ports of TorchServe are ephemeral
-                assert address.port == edge_port or address.port not in range(7000, 9100)
+            if connection.status in {psutil.CONN_LISTEN, psutil.CONN_NONE}:  # NONE: UDP
+                ip, port = connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port
+                if ip in {"127.0.0.1", "::1"}:
+                    assert port not in range(7000, 9100), "gRPC's two ports are any free ones"
+                else:
+                    open_to_all.append((process.name(), ip, port))
+    assert open_to_all == [("haproxy", "0.0.0.0", edge_port)]
 
 
 def test_one_worker_takes_one_request_at_a_time_without_waiting_for_more(fragile: Server) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from vlm_sessions.config import Settings
 from vlm_sessions.serve.errors import CannotServe
-from vlm_sessions.serve.packaging import Sources, ensure_packed
+from vlm_sessions.serve.packaging import Sources, ensure_packed, find_store
 
 
 @pytest.fixture
@@ -57,6 +58,33 @@ def test_a_packed_store_serves_without_its_sources(tmp_path: Path, sources: Sour
     ensure_packed(store, sources)
     sources.handler.unlink()
     assert not ensure_packed(store, sources)
+
+
+def test_a_packed_store_that_cannot_be_written_serves_as_it_is(
+    tmp_path: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    ensure_packed(store, sources)
+    (sources.checkpoint / "config.json").write_text('{"new": 1}')
+    # Permissions do not stop root, who runs these tests in many a container.
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert not ensure_packed(store, sources)
+    assert (store / "llava" / "checkpoint" / "config.json").read_text() == "{}"
+
+
+def test_a_store_that_cannot_be_made_is_an_error_that_names_the_setting(sources: Sources) -> None:
+    with pytest.raises(CannotServe, match=r"Not a directory.*VLM_MODEL_STORE"):
+        ensure_packed(Path("/dev/null/store"), sources)
+
+
+def test_the_store_that_the_settings_name_is_taken_as_it_is(
+    tmp_path: Path, sources: Sources
+) -> None:
+    store = tmp_path / "store"
+    with pytest.raises(CannotServe, match=f"no packed model in {store}.*VLM_MODEL_STORE"):
+        find_store(Settings(model_store=store))
+    ensure_packed(store, sources)
+    assert find_store(Settings(model_store=store)) == store
 
 
 def test_neither_a_packed_model_nor_sources_is_an_error(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.torchserve.server import RESTART_SECONDS, Server, serving, wait_gone
@@ -29,12 +31,15 @@ class Chat:
         self._headers = {SESSION: opened.json()["session_id"]}
 
     def ask(self, prompt: str, num_tokens: int = 8) -> dict[str, Any]:
-        reply = httpx.post(
-            self._url, json=self._body(prompt, num_tokens), headers=self._headers, timeout=60
-        )
+        reply = self.post(prompt, num_tokens)
         assert reply.status_code == 200, reply.text
         answer: dict[str, Any] = reply.json()
         return answer
+
+    def post(self, prompt: str, num_tokens: int = 8) -> httpx.Response:
+        """Whatever is answered."""
+        body = self._body(prompt, num_tokens)
+        return httpx.post(self._url, json=body, headers=self._headers, timeout=60)
 
     def stream(self, prompt: str, num_tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """The events of an answer: name and data."""
@@ -152,6 +157,42 @@ def test_killing_the_worker_loses_no_session_and_all_serves_again_within_30_s(
     server.wait_serving(RESTART_SECONDS)
     assert chat.describe()["turns"] == before["turns"]
     chat.ask("Is there another one?")
+
+
+@contextlib.contextmanager
+def full_disk(server: Server) -> Iterator[None]:
+    """The worker, which writes the journal, can write to no file."""
+    worker = server.worker()
+    soft, hard = worker.rlimit(psutil.RLIMIT_FSIZE)
+    worker.rlimit(psutil.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        worker.rlimit(psutil.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_told_with_507_loses_nothing_and_is_over_once_there_is_room(
+    server: Server,
+) -> None:
+    chat = Chat(server)
+    chat.ask("What is in the top left?")
+    before = chat.describe()
+    with full_disk(server):
+        headers = {"content-type": "image/png"}
+        opened = httpx.post(chat._url, content=PICTURE.read_bytes(), headers=headers, timeout=60)
+        for refused in (opened, chat.post("What colour is it?")):
+            assert (refused.status_code, refused.json()["error"]["code"]) == (
+                507,
+                "insufficient_storage",
+            )
+        assert "VLM_STATE_DIR" in opened.json()["error"]["message"]
+        assert chat.describe()["turns"] == before["turns"]
+        assert httpx.get(server.url + "/ping").status_code == 200, "a restart would not help"
+    assert chat.ask("What colour is it?")["finish_reason"]
+    turns = chat.describe()["turns"]
+    assert turns[:-1] == before["turns"]
+    assert turns[-1]["prompt"] == "What colour is it?"
+    Chat(server).ask("What is this?")
 
 
 def test_sigterm_leaves_nothing_behind_and_a_restart_takes_the_sessions_up(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shlex
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,80 @@ def test_a_directory_without_a_checkpoint_is_named_at_once(tmp_path: Path) -> No
 def test_a_store_without_the_built_in_model_asks_for_one(tmp_path: Path) -> None:
     with pytest.raises(CannotServe, match=r"built-in model is missing.*VLM_MODEL"):
         with_model_found(Settings(), tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store with a packed checkpoint."""
+    packed = tmp_path / "store" / "llava" / "checkpoint"
+    packed.mkdir(parents=True)
+    (packed / "config.json").write_text("{}")
+    return tmp_path / "store"
+
+
+@pytest.mark.parametrize("layout", [".", "checkpoint"])
+def test_a_model_that_sagemaker_brings_is_served_unless_another_is_named(
+    store: Path, checkpoint: Path, tmp_path: Path, layout: str
+) -> None:
+    artifacts = tmp_path / "artifacts"
+    brought = artifacts / layout
+    brought.mkdir(parents=True)
+    (brought / "config.json").write_text("{}")
+    assert with_model_found(Settings(), store, artifacts).model == str(brought)
+    named = Settings(model=str(checkpoint))
+    assert with_model_found(named, store, artifacts).model == str(checkpoint)
+
+
+def test_the_built_in_model_serves_where_sagemaker_brings_none(store: Path, tmp_path: Path) -> None:
+    artifacts = tmp_path / "artifacts"
+    assert with_model_found(Settings(), store, artifacts).model is None
+    artifacts.mkdir()
+    assert with_model_found(Settings(), store, artifacts).model is None
+
+
+def test_something_else_where_sagemaker_brings_a_model_is_refused(
+    store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.tar.gz").write_bytes(b"packed")
+    assert run(Settings(port=free_port()), store, artifacts=tmp_path) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"{tmp_path} holds neither config.json nor checkpoint/config.json" in line
+    assert "VLM_MODEL" in line
+
+
+def test_a_directory_for_temporary_files_that_cannot_be_written_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/dev/null")
+    with pytest.raises(CannotServe, match=r"Not a directory.*--tmpfs /tmp.*TMPDIR"):
+        RunDir.make()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "exit_code", "told"),
+    [
+        ("VLM_MAX_SESSION", "5", 2, "VLM_MAX_SESSION is not a setting. Did you mean VLM_MAX_SESSI"),
+        ("VLM_PORT", "70000", 2, "VLM_PORT: Input should be less than or equal to 65535"),
+        ("VLM_STATE_DIR", "/proc/x", 1, "The state directory /proc/x cannot be used"),
+        ("VLM_MODEL_STORE", "/nowhere", 1, "There is no packed model in /nowhere"),
+        ("VLM_MODEL", "/nowhere", 1, "VLM_MODEL=/nowhere: there is no such directory"),
+    ],
+)
+def test_a_setting_that_cannot_be_served_with_is_one_line_and_an_exit_code(
+    setting: str, value: str, exit_code: int, told: str
+) -> None:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("VLM_")}
+    served = subprocess.run(
+        [sys.executable, "-m", "vlm_sessions.cli", "serve"],
+        env={**environ, "VLM_PORT": str(free_port()), setting: value},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert served.returncode == exit_code
+    (line,) = served.stderr.splitlines()
+    assert told in line
 
 
 def test_a_host_that_is_no_address_of_this_machine_is_one_clear_line() -> None:

@@ -127,6 +127,8 @@ def test_limits_that_contradict_each_other_are_refused() -> None:
         Settings.from_env({"VLM_SESSION_MAX_SECONDS": "10"})
     with pytest.raises(ConfigError, match="VLM_DEFAULT_MAX_NEW_TOKENS must not exceed"):
         Settings.from_env({"VLM_LIMIT_MAX_NEW_TOKENS": "10"})
+    with pytest.raises(ConfigError, match="VLM_DRAIN_NOTICE_SECONDS must not exceed"):
+        Settings.from_env({"VLM_DRAIN_NOTICE_SECONDS": "26"})
 
 
 def test_settings_cannot_be_changed_and_take_no_unknown_ones() -> None:
@@ -158,6 +160,21 @@ def test_each_port_has_a_state_directory_of_its_own_unless_one_is_set(
     monkeypatch.setenv("XDG_STATE_HOME", "/home/state")
 
     assert Settings(port=9000).resolved_state_dir() == Path("/home/state/vlm-sessions/port-9000")
+    assert Settings(state_dir=Path("/s")).resolved_state_dir() == Path("/s")
+
+
+def test_a_user_without_a_home_is_asked_for_a_state_directory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    with pytest.raises(ConfigError, match=r"no home directory.*VLM_STATE_DIR"):
+        Settings().resolved_state_dir()
     assert Settings(state_dir=Path("/s")).resolved_state_dir() == Path("/s")
 
 

@@ -1,3 +1,3 @@
-from vlm_sessions.cli.app import main
+from vlm_sessions.cli import main
 
 main()

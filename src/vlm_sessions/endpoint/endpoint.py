@@ -22,6 +22,7 @@ from vlm_sessions.endpoint.replies import error_reply, json_reply, with_common_h
 from vlm_sessions.endpoint.stream import StreamBody
 from vlm_sessions.errors import (
     BadRequest,
+    Draining,
     EngineUnavailable,
     Internal,
     MethodNotAllowed,
@@ -74,7 +75,7 @@ class Endpoint:
         metrics: what it counts in, and what /metrics tells.
         model: the served model's name, as OpenAI's clients see it.
         engine_stats: fresh figures for /metrics.
-        num_open_sessions: the same for the sessions.
+        num_open_sessions: the same for the sessions, and for /ping.
         engine_stats_timeout_seconds: how long /metrics waits for them; then the last ones are told.
         clock: monotonic seconds.
         wall_clock: seconds since the epoch.
@@ -159,9 +160,16 @@ class Endpoint:
     # --- routes ---------------------------------------------------------------------------------
 
     async def _ping(self, _request: HttpRequest, _exchange: Exchange) -> HttpReply:
+        if self._service.draining:
+            raise Draining("The service is shutting down. Send requests to another one.")
         if not self._service.ready:
             raise EngineUnavailable("Not ready yet: the model is loading or being restarted.")
-        return json_reply(dump_json({"status": "Healthy"}))
+        health = {
+            "status": "Healthy",
+            "open_sessions": self._num_open_sessions(),
+            "prompts": self._service.num_prompts,
+        }
+        return json_reply(dump_json(health))
 
     async def _tell_metrics(self, _request: HttpRequest, _exchange: Exchange) -> HttpReply:
         engine: EngineFigures | None = None

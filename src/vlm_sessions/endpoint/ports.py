@@ -42,6 +42,16 @@ class Service(Protocol):
         """Whether a prompt would succeed now."""
         ...
 
+    @property
+    def draining(self) -> bool:
+        """Whether the service is about to end, and no more should be sent to it."""
+        ...
+
+    @property
+    def num_prompts(self) -> int:
+        """Running or waiting."""
+        ...
+
     async def open(self, command: OpenSession, /) -> Opened: ...
 
     async def prompt(

@@ -2,6 +2,6 @@
 
 from vlm_sessions.serve.errors import CannotServe
 from vlm_sessions.serve.main import find_tools, run
-from vlm_sessions.serve.packaging import default_store, ensure_packed
+from vlm_sessions.serve.packaging import default_store, ensure_packed, find_store
 
-__all__ = ["CannotServe", "default_store", "ensure_packed", "find_tools", "run"]
+__all__ = ["CannotServe", "default_store", "ensure_packed", "find_store", "find_tools", "run"]

@@ -19,12 +19,13 @@ from vlm_sessions.serve.address import bind_address, reachable_host, without_bra
 from vlm_sessions.serve.errors import CannotServe
 from vlm_sessions.serve.run_dir import RunDir
 
+CONFIG_FILE = "haproxy.cfg"
 _MIB = 1024 * 1024
 MAX_CONNECTIONS = 8192
 _OTHER_FILES = 256
 """What HAProxy opens besides its connections, on a machine of many cores."""
-DRAIN_SECONDS = 20
-"""Replies under way may take this long after a SIGTERM; SageMaker kills after 30 s."""
+MAX_HEADER_BYTES = 7000
+"""TorchServe's front end takes 8192, of which what the edge adds is a part."""
 HEADER_SECONDS = 10
 CLIENT_SECONDS = 30
 SERVER_MARGIN_SECONDS = 15
@@ -73,16 +74,16 @@ def write_config(run_dir: RunDir, settings: Settings) -> Path:
     """Write HAProxy's configuration into ``run_dir``."""
     longest = max(settings.prompt_timeout_seconds, settings.stream_timeout_seconds)
     return run_dir.write(
-        "haproxy.cfg",
+        CONFIG_FILE,
         {
             "address": bind_address(settings),
             "max_connections": str(max_connections()),
             "door": str(run_dir.door),
             "aborts_socket": str(run_dir.aborts_socket),
-            "drain_seconds": str(DRAIN_SECONDS),
             "header_timeout": str(HEADER_SECONDS),
             "client_timeout": str(CLIENT_SECONDS),
             "server_timeout": str(int(longest) + SERVER_MARGIN_SECONDS),
+            "max_header_bytes": str(MAX_HEADER_BYTES),
             "max_request_bytes": str(settings.max_payload_mb * _MIB),
             "not_found": _body(
                 errors.NotFound,
@@ -94,6 +95,10 @@ def write_config(run_dir: RunDir, settings: Settings) -> Path:
                 errors.PayloadTooLarge,
                 f"The body is over the limit of {settings.max_payload_mb} MiB. Send less, or "
                 "raise VLM_MAX_PAYLOAD_MB.",
+            ),
+            "headers_too_large": _body(
+                errors.HeadersTooLarge,
+                f"The headers are over the limit of {MAX_HEADER_BYTES} bytes together. Send less.",
             ),
             "bad_request": _body(errors.BadRequest, "This is not a well-formed HTTP request."),
             "request_timeout": _body(

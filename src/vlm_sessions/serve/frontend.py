@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import shutil
@@ -18,6 +19,8 @@ from vlm_sessions.serve.errors import CannotServe
 from vlm_sessions.serve.run_dir import RunDir
 from vlm_sessions.sessions.state_dir import StateDir
 
+ASK_SECONDS = 5.0
+"""For TorchServe to answer a question of ours."""
 STATE_DIR_SECONDS = 3.0
 """For the worker of a service that has just been ended to let go of the state directory."""
 _MIB = 1024 * 1024
@@ -140,21 +143,25 @@ async def worker_state(run_dir: RunDir) -> WorkerState:
         return WorkerState()
 
 
-async def service_ready(run_dir: RunDir) -> bool:
-    """Whether our own /ping, asked through TorchServe, answers 200."""
+async def ping(run_dir: RunDir, seconds: float) -> int | None:
+    """The status of our own /ping, asked through TorchServe; ``None``: no answer within the time.
+
+    Args:
+        seconds: at most.
+    """
     try:
-        async with _client(run_dir.inference_socket) as client:
+        async with asyncio.timeout(seconds), _client(run_dir.inference_socket) as client:
             reply = await client.post("/predictions/llava/1.0/ping", headers=_PING_HEADERS)
-            return reply.status_code == 200
-    except (httpx.HTTPError, OSError):
-        return False
+            return reply.status_code
+    except (TimeoutError, httpx.HTTPError, OSError):
+        return None
 
 
 def _client(path: Path) -> httpx.AsyncClient:
     # Certificates and proxies would take longer to read than the question takes.
     transport = httpx.AsyncHTTPTransport(uds=str(path), verify=False)
     return httpx.AsyncClient(
-        transport=transport, base_url="http://torchserve", timeout=5.0, trust_env=False
+        transport=transport, base_url="http://torchserve", timeout=ASK_SECONDS, trust_env=False
     )
 
 
@@ -164,8 +171,8 @@ def default_log_file(settings: Settings) -> Path:
     Raises:
         CannotServe: the state directory cannot be used, or another service uses it.
     """
-    directory = settings.resolved_state_dir().absolute()
     try:
+        directory = settings.resolved_state_dir().absolute()
         # The worker will hold the lock; told here, it takes no ten seconds to be told.
         StateDir.acquire(directory, wait_seconds=STATE_DIR_SECONDS).release()
     except ConfigError as exc:

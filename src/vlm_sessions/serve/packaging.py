@@ -1,8 +1,10 @@
 """Packs handler, its settings and the built-in model with torch-model-archiver.
 
 The result is ``<store>/llava``, a directory in the archiver's ``no-archive`` format: what
-TorchServe loads, and what an uncompressed model on S3 looks like. It is made anew when any of its
-sources has changed. A model named by ``VLM_MODEL`` is not copied: the handler reads that setting.
+TorchServe loads, and what an uncompressed model on S3 looks like. In a checkout it is made anew
+when any of its sources has changed; an installation without them, such as an image, brings it along
+and names it with ``VLM_MODEL_STORE``. A model named by ``VLM_MODEL`` is not copied: the handler
+reads that setting.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlm_sessions.config import Settings
 from vlm_sessions.serve.errors import CannotServe
 
 MODEL_NAME = "llava"
@@ -41,8 +44,24 @@ def default_store() -> Path:
     return (_ROOT if Sources().handler.is_file() else Path.cwd()) / "model_store"
 
 
+def find_store(settings: Settings) -> Path:
+    """The model store that serves: the one that was named, as it is, else the default, packed.
+
+    Raises:
+        CannotServe: there is neither a packed model nor anything to pack, or packing failed.
+    """
+    if settings.model_store is not None:
+        _check_packed(settings.model_store)
+        return settings.model_store
+    store = default_store()
+    ensure_packed(store)
+    return store
+
+
 def ensure_packed(store: Path, sources: Sources | None = None) -> bool:
     """Pack into ``store`` unless what is there was packed from just these sources.
+
+    A packed store that cannot be written, or whose sources are not here, is taken as it is.
 
     Returns:
         Whether anything had to be done.
@@ -51,23 +70,40 @@ def ensure_packed(store: Path, sources: Sources | None = None) -> bool:
         CannotServe: there is neither a packed model nor anything to pack, or packing failed.
     """
     sources = sources or Sources()
-    target = store / MODEL_NAME
-    if not sources.handler.is_file():
-        if not (target / "MAR-INF" / "MANIFEST.json").is_file():
-            raise CannotServe(f"There is no packed model in {store}. Run it in a checkout.")
+    if not sources.handler.is_file() or (_is_packed(store) and not os.access(store, os.W_OK)):
+        _check_packed(store)
         return False
+    target = store / MODEL_NAME
     stamp = store / f".{MODEL_NAME}.digest"
-    digest = _digest(sources)
-    store.mkdir(parents=True, exist_ok=True)
-    with _locked(store):  # two services of one checkout may be started at once
-        if target.is_dir() and stamp.is_file() and stamp.read_text() == digest:
-            return False
-        with tempfile.TemporaryDirectory(dir=store, prefix=".packing-") as work:
-            packed = _pack(Path(work), sources)
-            shutil.rmtree(target, ignore_errors=True)
-            packed.rename(target)
-        stamp.write_text(digest)
+    try:
+        digest = _digest(sources)
+        store.mkdir(parents=True, exist_ok=True)
+        with _locked(store):  # two services of one checkout may be started at once
+            if _is_packed(store) and stamp.is_file() and stamp.read_text() == digest:
+                return False
+            with tempfile.TemporaryDirectory(dir=store, prefix=".packing-") as work:
+                packed = _pack(Path(work), sources)
+                shutil.rmtree(target, ignore_errors=True)
+                packed.rename(target)
+            stamp.write_text(digest)
+    except OSError as exc:
+        raise CannotServe(
+            f"The model cannot be packed into {store}: {exc.strerror or exc}. Make it writable, or "
+            "set VLM_MODEL_STORE to a directory that holds a packed model."
+        ) from exc
     return True
+
+
+def _is_packed(store: Path) -> bool:
+    return (store / MODEL_NAME / "MAR-INF" / "MANIFEST.json").is_file()
+
+
+def _check_packed(store: Path) -> None:
+    if not _is_packed(store):
+        raise CannotServe(
+            f"There is no packed model in {store}. Run it in a checkout, or set VLM_MODEL_STORE to "
+            "a directory that holds one."
+        )
 
 
 @contextlib.contextmanager

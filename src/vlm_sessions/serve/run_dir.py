@@ -8,12 +8,14 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
 
 from vlm_sessions.config import ABORTS_SOCKET, LOG_SOCKET
+from vlm_sessions.serve.errors import CannotServe
 
 _PREFIX = "vlm-sessions-"
 _LOCK = "in-use"
@@ -37,15 +39,19 @@ class RunDir:
 
         It lies in the system's directory for temporary files, or in /tmp where that one's path is
         too long for sockets, as in deep working directories of CI.
+
+        Raises:
+            CannotServe: there is no directory for temporary files that can be written.
         """
-        parent = Path(tempfile.gettempdir())
-        if len(os.fsencode(parent)) > _MAX_PARENT_BYTES:
-            parent = Path("/tmp")
-        _remove_abandoned(parent)
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return cls(path, lock)
+        with _room_needed():
+            parent = Path(tempfile.gettempdir())
+            if len(os.fsencode(parent)) > _MAX_PARENT_BYTES:
+                parent = Path("/tmp")
+            _remove_abandoned(parent)
+            path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return cls(path, lock)
 
     @property
     def log_socket(self) -> Path:
@@ -80,16 +86,32 @@ class RunDir:
         self.door.unlink(missing_ok=True)
 
     def write(self, template: str, values: dict[str, str]) -> Path:
-        """Fill in one of this package's templates and write it here, under its own name."""
+        """Fill in one of this package's templates and write it here, under its own name.
+
+        Raises:
+            CannotServe: there is no room.
+        """
         text = resources.files("vlm_sessions.serve").joinpath(template).read_text("utf-8")
         target = self.path / template
-        target.write_text(Template(text).substitute(values), "utf-8")
+        with _room_needed():
+            target.write_text(Template(text).substitute(values), "utf-8")
         return target
 
     def remove(self) -> None:
         """Remove it and all that is in it."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self.lock)
+
+
+@contextlib.contextmanager
+def _room_needed() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise CannotServe(
+            f"Temporary files cannot be written: {exc}. Make room in /tmp (of a container: "
+            "--tmpfs /tmp), or let TMPDIR name another directory."
+        ) from exc
 
 
 def _remove_abandoned(parent: Path) -> None:

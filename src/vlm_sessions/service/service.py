@@ -76,6 +76,7 @@ class SessionService:
         self._turns = TurnRunner(settings, engine, processor, self._images)
         self._prefills = Prefills(engine, self._images)
         self._sweeper: asyncio.Task[None] | None = None
+        self._leaving = False
         self._draining = False
 
     # --- life -----------------------------------------------------------------------------------
@@ -92,9 +93,13 @@ class SessionService:
         self._texts.fit_engine(info.max_context)
         self._sweeper = asyncio.create_task(self._sweep_forever(), name="sweeper")
 
+    def announce_drain(self) -> None:
+        """Say that no more should be sent here; everything is answered as before."""
+        self._leaving = True
+
     def begin_drain(self) -> None:
         """Take nothing new; what is running or waiting goes on. See ``num_prompts``."""
-        self._draining = True
+        self._leaving = self._draining = True
 
     async def close(self) -> None:
         """End everything; sessions stay in the journal."""
@@ -104,14 +109,20 @@ class SessionService:
             await asyncio.wait([self._sweeper])
         await self._turns.close()
         await self._prefills.close()
-        await self._engine.close()
         await self._images.close()
         await self._store.close()
+        # Last: one that hangs takes seconds to end, and holds only caches.
+        await self._engine.close()
 
     @property
     def ready(self) -> bool:
         """Whether a prompt that came now would be answered."""
         return self._sweeper is not None and not self._draining and self._engine.ready
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more should be sent here: the service is about to end."""
+        return self._leaving
 
     @property
     def num_open_sessions(self) -> int:

@@ -16,13 +16,13 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from vlm_sessions.errors import InsufficientStorage, Internal, VlmError
+from vlm_sessions.errors import ConfigError, InsufficientStorage, Internal, VlmError
 from vlm_sessions.sessions import database
 from vlm_sessions.sessions.database import Contents
 from vlm_sessions.sessions.migrations import migrate
@@ -141,12 +141,12 @@ class Journal:
             started.set_exception(exc)
             return
         try:
-            with closing(_connect(state_dir.create_private(DATABASE_NAME))) as connection:
-                try:
-                    migrate(connection)
-                except Exception as exc:  # noqa: BLE001  # the waiter raises it
-                    started.set_exception(exc)
-                    return
+            try:
+                connection = _prepare(state_dir)
+            except Exception as exc:  # noqa: BLE001  # the waiter raises it
+                started.set_exception(exc)
+                return
+            with closing(connection):
                 started.set_result(None)
                 self._serve(connection)
         finally:
@@ -189,6 +189,26 @@ class Journal:
         for answer in answers:
             answer()
         return True
+
+
+def _prepare(state_dir: StateDir) -> sqlite3.Connection:
+    """A connection to the journal, made or brought up to date.
+
+    Raises:
+        ConfigError: it cannot be read or written, or a newer release wrote it.
+    """
+    try:
+        with ExitStack() as stack:
+            path = state_dir.create_private(DATABASE_NAME)
+            connection = stack.enter_context(closing(_connect(path)))
+            migrate(connection)
+            stack.pop_all()
+            return connection
+    except (sqlite3.Error, OSError) as exc:
+        raise ConfigError(
+            f"The journal in {state_dir.path} cannot be used: {exc}. See to its disk, or set "
+            "VLM_STATE_DIR to another directory."
+        ) from exc
 
 
 def _connect(path: Path) -> sqlite3.Connection:

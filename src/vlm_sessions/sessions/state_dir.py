@@ -39,7 +39,7 @@ class StateDir:
         except OSError as exc:
             raise ConfigError(
                 f"The state directory {path} cannot be used: {exc.strerror}. "
-                "Set VLM_STATE_DIR to a directory that this user may write."
+                f"Let uid {os.getuid()} write there, or set VLM_STATE_DIR to another directory."
             ) from exc
         _lock_exclusively(lock, path, time.monotonic() + wait_seconds)
         return cls(path, lock)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import subprocess
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -15,7 +16,9 @@ from ts.service import Service
 from vlm_sessions.protocol.http import HttpReply, HttpRequest
 from vlm_sessions.torchserve import Worker
 
+DRAINING = HttpReply(503, {"content-type": "application/json"}, b'{"error":{"code":"draining"}}')
 _aborted: dict[str, asyncio.Event] = {}
+_waiting: set[object] = set()
 
 
 def _aborted_event(request_id: str) -> asyncio.Event:
@@ -32,6 +35,16 @@ async def _stream(num_chunks: int, size: int, delay: float) -> AsyncGenerator[by
         await asyncio.sleep(delay)
 
 
+async def _wait(seconds: float) -> HttpReply:
+    me = object()
+    _waiting.add(me)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        _waiting.discard(me)
+    return _json({"waited": True})
+
+
 async def _break_off() -> AsyncGenerator[bytes]:
     yield b"so far"
     raise RuntimeError("what no service should do: raise in a stream")
@@ -40,8 +53,6 @@ async def _break_off() -> AsyncGenerator[bytes]:
 async def _answer(request: HttpRequest) -> HttpReply:  # noqa: PLR0911
     header = request.headers.get
     match request.path:
-        case "/ping":
-            return _json({})
         case "/v1/echo":
             digest = hashlib.sha256(request.body).hexdigest()
             seen = {"method": request.method, "path": request.path, "sha256": digest}
@@ -60,31 +71,44 @@ async def _answer(request: HttpRequest) -> HttpReply:  # noqa: PLR0911
         case "/v1/break":
             return HttpReply(200, {"content-type": "text/event-stream"}, _break_off())
         case "/v1/wait":
-            await asyncio.sleep(float(header("x-delay", "0")))
-            return _json({"waited": True})
+            return await _wait(float(header("x-delay", "0")))
+        case "/v1/waiting":
+            return _json({"num_waiting": len(_waiting)})
         case "/v1/aborted":
             await asyncio.wait_for(_aborted_event(header("x-wanted", "")).wait(), 10)
             return _json({"aborted": True})
         case "/v1/pid":
             return _json({"pid": os.getpid()})
+        case "/v1/orphan":
+            shell = await asyncio.create_subprocess_shell(
+                f"sleep {header('x-delay', '0')} > /dev/null & echo $!", stdout=subprocess.PIPE
+            )
+            pid, _ = await shell.communicate()
+            return _json({"pid": int(pid)})
     raise RuntimeError("what no service should do: raise")
 
 
 class _App:
-    start_called = False
+    leaving = draining = False
 
-    async def start(self) -> None:
-        self.start_called = True
+    async def start(self) -> None: ...
 
     async def handle(self, request: HttpRequest) -> HttpReply:
-        return await _answer(request)
+        if request.path == "/ping":
+            return DRAINING if self.leaving else _json({})
+        return DRAINING if self.draining else await _answer(request)
 
     async def cancel_request(self, request_id: str) -> bool:
         _aborted_event(request_id).set()
         return True
 
-    async def close(self) -> None:
-        self.start_called = False
+    def announce_drain(self) -> None:
+        self.leaving = True
+
+    def begin_drain(self) -> None:
+        self.draining = True
+
+    async def close(self) -> None: ...
 
 
 _App.__module__ = "stub_app"  # TorchServe takes the one class of this module for the handler
@@ -94,7 +118,7 @@ class StubHandler:
     def initialize(self, ctx: Any) -> None:
         self._worker = Worker(create_predict_response, os.environ)
         self._worker.adopt(ctx, Service)
-        self._worker.start(_App)
+        self._worker.start(lambda _: _App())
 
     async def handle(self, data: list[Mapping[str, Any]], ctx: Any) -> list[str]:
         return await self._worker.handle(data, ctx)

@@ -29,16 +29,28 @@ ANNOUNCED = f"{SESSION}; Expires={EXPIRES}"
 
 
 async def test_ping_is_healthy_only_while_a_prompt_would_succeed() -> None:
-    service = StubService()
+    service = StubService(num_prompts=2)
     endpoint = make_endpoint(service)
 
     healthy = await endpoint.handle(request(path="/ping", method="GET"))
     service.ready = False
     starting = await endpoint.handle(request(path="/ping", method="GET"))
 
-    assert (healthy.status, json_of(healthy)) == (200, {"status": "Healthy"})
+    assert healthy.status == 200
+    assert json_of(healthy) == {"status": "Healthy", "open_sessions": 7, "prompts": 2}
     assert (starting.status, code_of(starting)) == (503, "engine_unavailable")
     assert starting.headers["retry-after"] == "1"
+
+
+async def test_ping_says_draining_from_the_moment_that_no_more_should_be_sent() -> None:
+    service = StubService(draining=True)
+
+    leaving = await ask(service, request(path="/ping", method="GET"))
+    asked = await ask(service, request({"type": "generate", "prompt": "What?"}))
+
+    assert (leaving.status, code_of(leaving)) == (503, "draining")
+    assert leaving.headers["retry-after"] == "1"
+    assert asked.status == 200, "what comes all the same is the service's to refuse"
 
 
 async def test_an_unknown_path_is_not_found_and_told_what_there_is() -> None:

@@ -421,6 +421,16 @@ async def test_draining_refuses_what_is_new_and_finishes_what_runs(tmp_path: Pat
         assert (await running).text == "long"
 
 
+async def test_an_announced_drain_refuses_nothing_yet(tmp_path: Path) -> None:
+    async with serving(tmp_path) as harness:
+        assert not harness.service.draining
+        harness.service.announce_drain()
+        assert harness.service.draining
+        assert (await harness.ask(await harness.open())).text == "yes"
+        harness.service.begin_drain()
+        assert harness.service.draining
+
+
 async def test_ending_the_service_tells_its_clients(tmp_path: Path) -> None:
     async with serving(tmp_path, "long") as harness:
         session = await harness.open()

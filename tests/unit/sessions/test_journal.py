@@ -3,6 +3,8 @@
 import asyncio
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -151,6 +153,38 @@ async def test_a_full_disk_is_told_and_changes_nothing(journal: Journal) -> None
         await journal.add(session_with("big"), {"big": bytes(1_000_000)})
     assert (await journal.load()).sessions == (kept,)
     await journal.touch(kept.used(3.0))  # and what needs no room goes on
+
+
+_OPEN_ON_A_FULL_DISK = """
+import asyncio, resource, sys
+from pathlib import Path
+from vlm_sessions.errors import ConfigError
+from vlm_sessions.sessions.journal import Journal
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # files can be made, and take no byte
+try:
+    asyncio.run(Journal(Path(sys.argv[1])).open())
+except ConfigError as exc:
+    print(exc)
+"""
+
+
+def test_a_journal_that_cannot_be_made_for_want_of_room_says_so(tmp_path: Path) -> None:
+    directory = tmp_path / "state"
+    opened = subprocess.run(
+        [sys.executable, "-c", _OPEN_ON_A_FULL_DISK, str(directory)],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert f"The journal in {directory} cannot be used: disk I/O error" in opened.stdout
+    assert "VLM_STATE_DIR" in opened.stdout
+
+
+async def test_a_file_that_is_no_journal_is_told(tmp_path: Path) -> None:
+    (tmp_path / DATABASE_NAME).write_bytes(b"something else" * 1000)
+    with pytest.raises(ConfigError, match="cannot be used: file is not a database"):
+        await Journal(tmp_path).open()
 
 
 async def test_writes_that_wait_together_share_a_commit_and_a_bad_one_harms_no_other(

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from vlm_sessions.cli.doctor.finding import Finding, State
 from vlm_sessions.config import Settings
+from vlm_sessions.errors import ConfigError
 from vlm_sessions.serve import edge
 from vlm_sessions.serve.errors import CannotServe
 from vlm_sessions.serve.frontend import find_java
-from vlm_sessions.serve.packaging import Sources
+from vlm_sessions.serve.model import ARTIFACTS, checkpoint_in
+from vlm_sessions.serve.packaging import CHECKPOINT, MODEL_NAME, Sources
 
 MIB = 2**20
 LEAST_MEMORY_MIB = 1024
@@ -60,11 +62,16 @@ def haproxy() -> Finding:
 
 def model(settings: Settings) -> Finding:
     """Whether the checkpoint can be served, its weights not loaded. A hub id is not looked up."""
-    directory = Path(settings.model) if settings.model else Sources().checkpoint
-    if settings.model and not directory.is_dir() and HUB_ID.fullmatch(settings.model):
+    named = settings.model
+    if named and not Path(named).is_dir() and HUB_ID.fullmatch(named):
         remedy = "Downloaded at the first start, if the network allows."
-        return Finding("model", State.WEAK, f"hub id {settings.model}", remedy)
-    if not settings.model and not directory.is_dir():
+        return Finding("model", State.WEAK, f"hub id {named}", remedy)
+    built_in = _built_in(settings)
+    try:
+        directory = Path(named) if named else checkpoint_in(ARTIFACTS) or built_in
+    except (CannotServe, OSError) as exc:
+        return Finding("model", State.MISSING, str(ARTIFACTS), str(exc))
+    if directory == built_in and not directory.is_dir():
         remedy = "Run it in a checkout, or name a checkpoint with VLM_MODEL."
         return Finding("model", State.MISSING, "no built-in one", remedy)
     try:
@@ -80,7 +87,15 @@ def model(settings: Settings) -> Finding:
     if probed.returncode:
         reason = (probed.stderr.strip().splitlines() or ["no reason given"])[-1]
         return Finding("model", State.MISSING, str(directory), reason)
-    return Finding("model", State.GOOD, str(directory) if settings.model else "the built-in one")
+    shown = "the built-in one" if directory == built_in else str(directory)
+    return Finding("model", State.GOOD, shown)
+
+
+def _built_in(settings: Settings) -> Path:
+    """The built-in checkpoint: packed already, as in an image, or still to be packed."""
+    if settings.model_store is not None:
+        return settings.model_store / MODEL_NAME / CHECKPOINT
+    return Sources().checkpoint
 
 
 def port(settings: Settings) -> Finding:
@@ -93,7 +108,10 @@ def port(settings: Settings) -> Finding:
 
 
 def state_dir(settings: Settings) -> Finding:
-    directory = settings.resolved_state_dir()
+    try:
+        directory = settings.resolved_state_dir()
+    except ConfigError as exc:
+        return Finding("state", State.MISSING, "none", str(exc))
     existing = next(path for path in (directory, *directory.absolute().parents) if path.is_dir())
     try:
         with tempfile.TemporaryFile(dir=existing):

@@ -1,0 +1,87 @@
+"""Keeps HAProxy running from the moment that there is something to serve."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from vlm_sessions.serve.errors import CannotServe
+from vlm_sessions.serve.patience import Patience
+from vlm_sessions.serve.processes import stop_child
+from vlm_sessions.serve.stopping import Stopping
+
+Process = asyncio.subprocess.Process
+
+
+class EdgeKeeper:
+    """One HAProxy, replaced when it dies.
+
+    Args:
+        start: starts HAProxy.
+        wait_listening: whether the public port takes connections, at last.
+        log: what to read when it does not start.
+        say: writes a line to the console.
+        announce: called once, when the public port is open for the first time.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], Awaitable[Process]],
+        wait_listening: Callable[[], Awaitable[bool]],
+        *,
+        log: str,
+        say: Callable[[str], None],
+        announce: Callable[[], None],
+        stopping: Stopping,
+        patience: Patience,
+    ) -> None:
+        self._start = start
+        self._wait_listening = wait_listening
+        self._log = log
+        self._say = say
+        self._announce = announce
+        self._stopping = stopping
+        self._patience = patience
+
+    async def keep(self, wanted: asyncio.Event) -> None:
+        """Have HAProxy running from when it is wanted until cancelled.
+
+        Raises:
+            CannotServe: the first start failed, or too many in a row did.
+        """
+        await wanted.wait()
+        num_failures = 0
+        is_first = True
+        while True:
+            await asyncio.sleep(self._patience.before_start(num_failures))
+            async with self._running() as process:
+                if await self._wait_listening() and process.returncode is None:
+                    num_failures = 0
+                    if is_first:
+                        self._announce()
+                    is_first = False
+                    await process.wait()
+                else:
+                    num_failures += 1
+                if is_first:
+                    raise CannotServe(f"HAProxy did not start. See {self._log}.")
+                if num_failures >= self._patience.max_failed_starts:
+                    raise CannotServe(
+                        f"HAProxy could not be started {num_failures} times in a row. "
+                        f"See {self._log}."
+                    )
+                self._say("HAProxy has died; starting it again.")
+
+    @contextlib.asynccontextmanager
+    async def _running(self) -> AsyncIterator[Process]:
+        """One run of HAProxy. Ended softly: what is on its way to a client may arrive."""
+        process = await self._start()
+        try:
+            yield process
+        finally:
+            stopping = self._stopping
+            # A second signal cuts the wait short, unless it came before and has done so.
+            hurry = asyncio.Event() if stopping.hurried.is_set() else stopping.hurried
+            await stop_child(process, signal.SIGUSR1, stopping.seconds_for_edge(), hurry)
