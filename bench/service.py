@@ -33,7 +33,7 @@ async def running_service(settings: Mapping[str, str], work: Path) -> AsyncItera
     Raises:
         ServiceFailed: it ended, or was not ready in time.
     """
-    port = _free_port()
+    port = free_port()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("VLM_")}
     own = {"VLM_PORT": str(port), "VLM_STATE_DIR": str(work / "state"), "VLM_LOG_LEVEL": "warning"}
     log = work / "service.log"
@@ -47,7 +47,7 @@ async def running_service(settings: Mapping[str, str], work: Path) -> AsyncItera
     try:
         url = f"http://127.0.0.1:{port}"
         async with asyncio.timeout(START_SECONDS):
-            await _wait_ready(url, process)
+            await wait_ready(url, process)
         yield url
     except TimeoutError as exc:
         raise ServiceFailed(f"not ready in {START_SECONDS:g} s: {_tail(log)}") from exc
@@ -57,7 +57,7 @@ async def running_service(settings: Mapping[str, str], work: Path) -> AsyncItera
         await _stop(process)
 
 
-async def _wait_ready(url: str, process: asyncio.subprocess.Process) -> None:
+async def wait_ready(url: str, process: asyncio.subprocess.Process) -> None:
     async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
         while True:
             if process.returncode is not None:
@@ -82,7 +82,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return int(listening.getsockname()[1])
 

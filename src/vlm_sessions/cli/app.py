@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,6 +51,17 @@ System = Annotated[str | None, typer.Option(help="Instructions that come before 
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")]
 Temperature = Annotated[
     float | None, typer.Option(min=0.0, help="0, the default, always takes the likeliest token.")
+]
+Port = Annotated[
+    int | None, typer.Option(min=1, max=65535, help="Where it listens. Default: VLM_PORT or 8080.")
+]
+Host = Annotated[str | None, typer.Option(help="Default: VLM_HOST or 127.0.0.1.")]
+HoldSeconds = Annotated[
+    float, typer.Option(help="How long a request may wait for a replica that restarts.")
+]
+AwaySeconds = Annotated[
+    float,
+    typer.Option(help="How long a replica may be gone for a restart; then its sessions are lost."),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Repeats a sampled answer.")]
 
@@ -114,6 +126,64 @@ def serve() -> None:
 
 
 @app.command()
+def router(
+    *,
+    replica: Annotated[
+        list[str], typer.Option(help="A replica, as HOST:PORT or NAME=HOST:PORT. Repeat it.")
+    ],
+    port: Port = None,
+    host: Host = None,
+    hold_seconds: HoldSeconds = 40.0,
+    away_seconds: AwaySeconds = 300.0,
+    name: Annotated[str, typer.Option(help="Its own, among its peers.")] = "router",
+    listen_peer: Annotated[
+        str | None, typer.Option(help="HOST:PORT where its peers reach it.")
+    ] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(help="Another router, as NAME=HOST:PORT. Repeat it.")
+    ] = None,
+    admin_socket: Annotated[
+        Path | None, typer.Option(help="Path of HAProxy's runtime socket; else it is told.")
+    ] = None,
+) -> None:
+    """Route to replicas in the foreground, each session always to its own."""
+    from vlm_sessions.cluster import RouterOptions, run_router  # noqa: PLC0415 - the server's packages
+
+    with _mistakes_reported():
+        options = RouterOptions.parse(
+            _listening(host, port),
+            replicas=replica,
+            hold_seconds=hold_seconds,
+            away_seconds=away_seconds,
+            name=name,
+            listen_peer=listen_peer,
+            peers=peer or [],
+            admin_socket=admin_socket,
+        )
+    raise typer.Exit(run_router(options))
+
+
+@app.command()
+def cluster(
+    *,
+    replicas: Annotated[int, typer.Option(help="How many of this service to run.")],
+    routers: Annotated[int, typer.Option(help="Routers, on consecutive ports.")] = 1,
+    port: Port = None,
+    host: Host = None,
+    hold_seconds: HoldSeconds = 40.0,
+    away_seconds: AwaySeconds = 300.0,
+) -> None:
+    """Serve with several replicas behind a router. SIGHUP updates them one after the other."""
+    from vlm_sessions.cluster import ClusterOptions, run_cluster  # noqa: PLC0415 - the server's packages
+
+    with _mistakes_reported():
+        options = ClusterOptions(
+            _listening(host, port), replicas, routers, hold_seconds, away_seconds
+        )
+    raise typer.Exit(run_cluster(options))
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine lacks to serve, and how to get it."""
     from vlm_sessions.cli.doctor import diagnose, report  # noqa: PLC0415 - the server's packages
@@ -130,8 +200,23 @@ def main() -> None:
 
 
 def _settings() -> Settings:
-    try:
+    with _mistakes_reported():
         return Settings.from_env(os.environ)
+
+
+def _listening(host: str | None, port: int | None) -> Settings:
+    """The settings, with the address that was given."""
+    given = {"host": host, "port": port}
+    return _settings().model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
+
+
+@contextmanager
+def _mistakes_reported() -> Iterator[None]:
+    """A wrong setting or option is one line on stderr."""
+    try:
+        yield
     except ConfigError as exc:
         _complain(str(exc))
         raise typer.Exit(ExitCode.USAGE) from exc
