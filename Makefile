@@ -15,27 +15,38 @@ DEV_STAMP := $(VENV)/.installed-dev
 # 3.11 making them parses code, and from a finalizer that breaks a parse of pytest's own (gh-106905).
 PYTEST := OMP_NUM_THREADS=1 PYTHONNODEBUGRANGES=1 $(BIN)/python -m pytest
 TESTS ?= tests
+SHELL_SOURCES := build_and_push.sh .ci scripts
 
-.PHONY: help serve test lint format unit bench train evaluate setup setup-dev haproxy constraints clean
+IMAGE ?= vlm-sessions:latest
+DOCKER ?= docker
+# More arguments of docker build, e.g. --build-arg TORCH=cpu; see README.
+IMAGE_ARGS ?=
+
+.PHONY: help serve test lint format unit bench train evaluate image test-container setup setup-dev \
+  haproxy engine constraints clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 serve: haproxy setup ## install what is missing, pack the model, serve in the foreground
 	@exec $(BIN)/vlm-sessions serve
 
-test: haproxy setup-dev lint ## lint, types, import rules, and all tests but those marked gpu
-	$(PYTEST) -m "not gpu" --durations=10 $(TESTS)
+test: haproxy setup-dev lint ## lint, types, import rules, and all tests but those marked gpu or container
+	$(PYTEST) -m "not gpu and not container" --durations=10 $(TESTS)
 
-lint: setup-dev ## ruff, mypy --strict, import-linter
+lint: setup-dev ## ruff, mypy --strict, import-linter, shellcheck, shfmt, hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src handlers demo bench tests
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck $$($(BIN)/shfmt --find $(SHELL_SOURCES))
+	$(BIN)/shfmt --indent 2 --case-indent --diff $(SHELL_SOURCES)
+	$(BIN)/hadolint Dockerfile
 
-format: setup-dev ## let ruff rewrite the sources
+format: setup-dev ## let ruff and shfmt rewrite the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/shfmt --indent 2 --case-indent --write $(SHELL_SOURCES)
 
 unit: setup-dev ## the tests that need neither torch nor a server
 	$(PYTEST) tests/unit
@@ -48,6 +59,15 @@ train: setup-dev ## train the built-in model anew, an hour and a half on two cor
 
 evaluate: setup-dev ## ask the built-in model about pictures that it has never seen
 	$(BIN)/python -m demo.evaluate
+
+image: ## build the container image
+	@DOCKER_BUILDKIT=1 $(DOCKER) build --tag $(IMAGE) \
+	  --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' src/vlm_sessions/__init__.py)" \
+	  --build-arg REVISION="$$(git describe --always --exclude '*' --abbrev=40 --dirty 2>/dev/null)" \
+	  --build-arg CREATED="$$(date -u +%Y-%m-%dT%H:%M:%SZ)" $(IMAGE_ARGS) .
+
+test-container: setup-dev engine ## build the image, run it, break it; skipped where no engine can run
+	$(PYTEST) -m container -rs --durations=10 tests/container
 
 setup: $(SERVE_STAMP) ## the environment that serves
 
@@ -76,6 +96,9 @@ $(DEV_STAMP): $(SERVE_STAMP) requirements/dev.txt
 
 haproxy:
 	@scripts/need-haproxy
+
+engine:
+	@scripts/need-docker || [ "$(CI_CONTAINER)" != required ]
 
 constraints: setup-dev ## pin what is installed now, after a deliberate upgrade
 	@scripts/freeze $(BIN)/python > requirements/constraints.txt.new
