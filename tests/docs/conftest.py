@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.client.loopback import forward_to, serve
+from tests.release.moto import REGION, serve_aws
 from tests.torchserve.server import free_port, wait_gone
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,8 @@ STOP_SECONDS = 40.0
 
 @dataclass(frozen=True, slots=True)
 class ReadmeService:
-    """Started as the README says. ``environ`` is for the blocks that are run beside it."""
+    """Started as the README says. ``environ`` is for what is run beside it: a shell whose AWS is
+    moto's, and whose SageMaker endpoints are all this service, behind a router."""
 
     address: str
     environ: dict[str, str]
@@ -57,16 +59,15 @@ def readme_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReadmeS
     try:
         _wait_for_line(process, "Ready at")
         address = f"127.0.0.1:{port}"
-        with serve(forward_to(f"http://{address}")) as sagemaker:
+        with _routed(address, common) as endpoints, serve_aws() as aws:
             yield ReadmeService(
                 address,
                 {
                     **common,
+                    **aws,
                     "VLM_PORT": str(free_port()),
-                    "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": sagemaker,
-                    "AWS_DEFAULT_REGION": "us-east-1",
-                    "AWS_ACCESS_KEY_ID": "none",
-                    "AWS_SECRET_ACCESS_KEY": "none",
+                    "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": endpoints,
+                    "AWS_DEFAULT_REGION": REGION,
                 },
             )
     finally:
@@ -76,8 +77,27 @@ def readme_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReadmeS
         assert not wait_gone(started), "Ctrl-C stops all of it"
 
 
+@contextmanager
+def _routed(replica: str, environ: dict[str, str]) -> Iterator[str]:
+    """A router to the service: it serves the paths of SageMaker's runtime."""
+    port = str(free_port())
+    process = subprocess.Popen(
+        [VENV / "bin" / "vlm-sessions", "router", "--replica", replica, "--port", port],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        _wait_for_line(process, "Router at")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(STOP_SECONDS)
+
+
 def _wait_for_line(process: subprocess.Popen[str], part: str) -> None:
-    """Read on after it, so that a full pipe never holds the service."""
+    """Read on after it, so that a full pipe never holds the process."""
     lines: list[str] = []
     found: queue.Queue[bool] = queue.Queue()
 
@@ -90,4 +110,4 @@ def _wait_for_line(process: subprocess.Popen[str], part: str) -> None:
         found.put(False)
 
     threading.Thread(target=read, daemon=True).start()
-    assert found.get(timeout=START_SECONDS), "make serve ended:\n" + "".join(lines)
+    assert found.get(timeout=START_SECONDS), "it ended:\n" + "".join(lines)

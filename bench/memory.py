@@ -1,0 +1,128 @@
+"""``python -m bench.memory``: what open sessions cost, in memory and in the state directory.
+
+Each session shows a picture of its own and has asked one question, with the built-in model. Memory
+is what each process has to itself (the unique set size): what libraries share is not counted twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from bench.machine import Machine, describe_machine
+from bench.serve import RESULTS
+from bench.service import ServiceFailed, running_service
+from bench.workload import Workload
+from vlm_sessions.client import AsyncClient
+
+SIZES = (0, 100, 1000, 3000)
+NUM_CLIENTS = 4
+_MIB = 2**20
+# process -> what its command line has and no other's
+_MARKS = {
+    "HAProxy": "haproxy",
+    "TorchServe": "org.pytorch.serve.ModelServer",
+    "worker": "model_service_worker",
+    "engine": "vlm_sessions.build engine",
+    "supervisor": "vlm_sessions.cli serve",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """With so many sessions open: MiB by process, and KiB of the state directory without logs."""
+
+    num_sessions: int
+    memory_mib: Mapping[str, float]
+    state_kib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    taken_at: str
+    machine: Machine
+    footprints: tuple[Footprint, ...]
+
+
+async def measure(sizes: tuple[int, ...], console: Console) -> tuple[Footprint, ...]:
+    """Open more and more sessions, and look at each size."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="vlm-bench-") as work, Progress(console=console) as bar:
+        opening = bar.add_task("sessions", total=max(sizes))
+        settings = {"VLM_THREADS": "1", "VLM_MAX_SESSIONS": str(max(*sizes, 1))}
+        async with running_service(settings, Path(work)) as url, AsyncClient(url) as client:
+            workload, num_open = Workload(1), 0
+            for size in sorted(sizes):
+                while num_open < size:
+                    count = min(NUM_CLIENTS, size - num_open)
+                    await asyncio.gather(*(_hold(client, workload) for _ in range(count)))
+                    num_open += count
+                    bar.update(opening, completed=num_open)
+                found.append(Footprint(num_open, _memory(), _state(Path(work) / "state")))
+    return tuple(found)
+
+
+async def _hold(client: AsyncClient, workload: Workload) -> None:
+    session = await client.open(workload.picture())
+    await session.ask("How many shapes are there?", max_new_tokens=8)
+
+
+def _memory() -> dict[str, float]:
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        command = " ".join(process.cmdline())
+        for name, mark in _MARKS.items():
+            if mark in command:
+                found[name] = round(process.memory_full_info().uss / _MIB, 1)
+                break
+    return found
+
+
+def _state(folder: Path) -> float:
+    files = [each for each in folder.iterdir() if each.suffix not in (".log", ".out")]
+    return round(sum(each.stat().st_size for each in files) / 1024, 1)
+
+
+def main(
+    sessions: Annotated[
+        list[int] | None, typer.Option(min=0, help="How many are open at a look; repeat it.")
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
+) -> None:
+    """Measure, print a table, and keep the figures as JSON."""
+    console = Console()
+    try:
+        footprints = asyncio.run(measure(tuple(sessions or SIZES), console))
+    except ServiceFailed as exc:
+        console.print(str(exc), style="red", soft_wrap=True)
+        raise typer.Exit(1) from exc
+    table = Table(box=None, pad_edge=False, title="MiB of each process, KiB of state")
+    for heading in ("sessions", *_MARKS, "state"):
+        table.add_column(heading, justify="right")
+    for each in footprints:
+        memory = [f"{each.memory_mib.get(name, 0):.0f}" for name in _MARKS]
+        table.add_row(str(each.num_sessions), *memory, f"{each.state_kib:.0f}")
+    console.print(table)
+    taken_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"memory-{taken_at.replace(':', '')}.json"
+    report = Report(taken_at, describe_machine(), footprints)
+    path.write_text(json.dumps(asdict(report), indent=2) + "\n")
+    console.print(f"kept in {path}", highlight=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)
