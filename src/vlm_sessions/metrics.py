@@ -71,6 +71,8 @@ class EngineFigures(Protocol):
     @property
     def blocks_evicted_total(self) -> int: ...
     @property
+    def blocks_copied_total(self) -> int: ...
+    @property
     def preemptions_total(self) -> int: ...
     @property
     def restarts_total(self) -> int: ...
@@ -134,6 +136,11 @@ _COUNTERS = (
     ),
     _Figure(
         "vlm_engine_blocks_evicted", "KV blocks evicted for room.", lambda e: e.blocks_evicted_total
+    ),
+    _Figure(
+        "vlm_engine_blocks_copied",
+        "KV blocks copied, of which only a part could be reused.",
+        lambda e: e.blocks_copied_total,
     ),
     _Figure(
         "vlm_engine_preemptions",

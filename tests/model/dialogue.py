@@ -36,9 +36,12 @@ class Dialogue:
     images: list[ImageSpan] = field(default_factory=list)
     pixels: list[PixelImage] = field(default_factory=list)
     """One for each image, in order."""
+    beginnings: list[tuple[int, int]] = field(default_factory=list)
+    """How many tokens and images there were before each turn."""
 
     def ask(self, processor: Processor, text: str, pictures: Sequence[Image.Image] = ()) -> None:
         """Append a user's turn."""
+        self.beginnings.append((len(self.tokens), len(self.images)))
         refs = []
         for picture in pictures:
             digest = f"{hash(picture.tobytes()):x}"
@@ -51,6 +54,23 @@ class Dialogue:
         offset = len(self.tokens)
         self.images += [ImageSpan(s.digest, s.start + offset, s.length) for s in segment.images]
         self.tokens += segment.tokens
+
+    def fork(self, key: str) -> Dialogue:
+        """Another dialogue that has said the same so far."""
+        return Dialogue(
+            key,
+            self.system,
+            list(self.tokens),
+            list(self.images),
+            list(self.pixels),
+            list(self.beginnings),
+        )
+
+    def rewind(self, num_turns: int) -> None:
+        """Take back the last turns, images and all."""
+        num_tokens, num_images = self.beginnings[-num_turns]
+        del self.tokens[num_tokens:], self.images[num_images:], self.pixels[num_images:]
+        del self.beginnings[-num_turns:]
 
 
 @dataclass

@@ -13,7 +13,15 @@ from tests.model.dialogue import Dialogue
 from tests.model.reference import Reference
 from tests.model.tiny import noise_image
 from vlm_sessions.config import Settings
-from vlm_sessions.engine.types import Draw, ImageSlice, ImageSpan, Plan, Sampling, TokenSpan
+from vlm_sessions.engine.types import (
+    BlockCopy,
+    Draw,
+    ImageSlice,
+    ImageSpan,
+    Plan,
+    Sampling,
+    TokenSpan,
+)
 from vlm_sessions.model.attention import plan_attention
 from vlm_sessions.model.processor import make_processor
 from vlm_sessions.model.runner import ModelRunner, make_runner
@@ -142,6 +150,45 @@ def test_what_other_conversations_left_in_the_pool_does_not_matter(
                 spans.append(span(dialogue, table, end - 1, end))
                 wanted.append(logits[end - 1])
         assert (paged_logits(runner, spans) - torch.stack(wanted)).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("begins", ["in its beginning", "in its middle", "at its end"])
+def test_a_block_copied_in_part_goes_on_as_its_original_would(
+    runner: ModelRunner, tiny_path: Path, begins: str
+) -> None:
+    """Whatever was in both beyond that part: the original goes on otherwise, the copy was NaN."""
+    dialogue = Dialogue("c")
+    dialogue.ask(make_processor(tiny_path), "What is this? " * 4, [noise_image(1)])
+    expected = Reference(tiny_path).logits(dialogue.tokens, dialogue.pixels)
+    end = len(dialogue.tokens)
+    num_copied = {"in its beginning": 1, "in its middle": 7, "at its end": 15}[begins]
+    start = (end // BLOCK_SIZE - 1) * BLOCK_SIZE + num_copied
+    full, source, target = tuple(range(start // BLOCK_SIZE)), 50, 51
+    spare = tuple(range(60, 63))
+    whole = span(dialogue, (*full, source, *spare), 0, end)
+    runner.execute(Plan(encode=tuple(dialogue.pixels), spans=(whole,)))
+    runner._cache._keys[:, :, target] = float("nan")
+    runner._cache._values[:, :, target] = float("nan")
+    runner.execute(Plan(copies=(BlockCopy(source, target, num_copied),)))
+    for position in range(start, end):
+        one = span(dialogue, (*full, target, *spare), position, position + 1)
+        difference = paged_logits(runner, [one]) - expected[position]
+        assert difference.abs().max() < TOLERANCE
+
+
+def test_copies_are_made_one_after_another_and_before_anything_is_written(
+    runner: ModelRunner,
+) -> None:
+    cache = runner._cache
+    for block in range(3):
+        cache._keys[:, :, block] = cache._values[:, :, block] = block + 1
+    copies = (BlockCopy(0, 5, 3), BlockCopy(5, 0, 2), BlockCopy(1, 5, 4), BlockCopy(2, 2, 1))
+    runner.execute(Plan(copies=copies))
+    values = cache._values[0, 0, :, :, 0]
+    assert values[0].tolist() == [1, 1] + [0] * 14
+    assert values[5].tolist() == [2] * 4 + [0] * 12
+    assert values[2].tolist() == [3] + [0] * 15
+    assert cache._keys[0, 0, 5, :4, 0].tolist() == [2] * 4
 
 
 def test_a_span_without_its_image_fails_loudly(runner: ModelRunner, tiny_path: Path) -> None:

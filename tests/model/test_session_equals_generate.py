@@ -11,11 +11,13 @@ from tests.model.exactness import (
     GREEDY,
     QUESTIONS,
     answer_and_compare,
+    branch_and_compare,
     hold_and_compare,
     make_engine,
 )
 from tests.model.reference import Reference
 from tests.model.tiny import noise_image
+from vlm_sessions.engine.blocks import BlockPool
 from vlm_sessions.engine.types import Sampling
 from vlm_sessions.model.processor import make_processor
 
@@ -53,6 +55,22 @@ def test_a_pool_too_small_for_all_sessions_changes_no_answer(tiny_path: Path) ->
         dialogue.ask(processor, "And this?")
     answer_and_compare(engine, dialogues, reference, Sampling(max_new_tokens=24))
     assert engine.stats().blocks_evicted_total > 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_forked_and_rewound_sessions_answer_as_generate_does(tiny_path: Path, seed: int) -> None:
+    engine = make_engine(tiny_path)
+    answered = branch_and_compare(tiny_path, engine, seed=seed)
+    assert engine.stats().blocks_copied_total > 0
+    assert sum(outcome.cached_tokens > 0 for outcome in answered) > len(answered) / 2
+
+
+def test_forks_and_rewinds_in_a_pool_too_small_for_them_change_no_answer(tiny_path: Path) -> None:
+    engine = make_engine(tiny_path)
+    engine.scheduler._pool = BlockPool(40, engine.info.block_size)
+    branch_and_compare(tiny_path, engine, seed=2)
+    assert engine.stats().blocks_evicted_total > 0
+    assert engine.stats().blocks_copied_total > 0
 
 
 @pytest.mark.skipif(not DEMO_MODEL.is_dir(), reason="the built-in model has not been trained")

@@ -1,61 +1,100 @@
-"""Names for KV blocks: a block is named by everything that its keys and values depend on.
+"""What a block's keys and values depend on, as bytes that can be named and compared.
 
-The KV of a token depends on all tokens and images before it and on its position. So a block's hash
-is chained: it covers the hash of the block before it, its own token ids, and, for each image that
-reaches into it, the image's digest and where in the image the block begins. Placeholders of two
-images are the same token; without the digest, two pictures would share one KV.
+The KV of a token depends on all tokens and images before it and on its position. Placeholders of
+two images are the same token: without the image's digest, two pictures would share one KV. So:
+
+- a full block's **hash** is chained. It covers the hash of the block before it, its own token ids,
+  and, for each image that reaches into it, the image's digest and where in the image it begins;
+- a block's **content**, full or not, is a symbol of fixed width for each token. Under one parent,
+  two blocks have as many tokens in common as they have leading symbols in common.
+
+    symbol    token id, 4 bytes | image, 16 bytes, zero for text
+
+A symbol says which image it is a row of, not which row: that follows from those before it.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 from vlm_sessions.engine.types import ImageSpan
 
 HASH_BYTES = 16
+TOKEN_BYTES = 4
+SYMBOL_BYTES = TOKEN_BYTES + HASH_BYTES
 _ROOT = bytes(HASH_BYTES)
 
 
-class HashChain:
-    """Hashes of the full blocks of one token list, which may grow at its end but never change."""
+class TokenChain:
+    """A list of tokens and images, which may grow at its end but never change, cut into blocks."""
 
-    def __init__(self, images: Sequence[ImageSpan], block_size: int) -> None:
+    def __init__(self, tokens: Iterable[int], images: Sequence[ImageSpan], block_size: int) -> None:
+        self.tokens: list[int] = []
         self.hashes: list[bytes] = []
+        """Of the full blocks."""
         self._images = images
+        self._image_ends = [image.start + image.length for image in images]
         self._block_size = block_size
-        self._next_image = 0
-        """The first image that ends beyond the last hashed block."""
         self._pack = struct.Struct(f"<{block_size}I").pack
+        self.extend(tokens)
 
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Hash the blocks that became full; ``tokens`` is the whole list from position 0."""
-        for index in range(len(self.hashes), len(tokens) // self._block_size):
-            start = index * self._block_size
-            end = start + self._block_size
-            parent = self.hashes[-1] if self.hashes else _ROOT
-            hasher = blake2b(parent, digest_size=HASH_BYTES)
-            hasher.update(self._pack(*tokens[start:end]))
-            for image in self._images_in(start, end):
-                hasher.update(f"{image.digest}:{image.length}:{start - image.start};".encode())
-            self.hashes.append(hasher.digest())
+    def __len__(self) -> int:
+        return len(self.tokens)
 
-    def _images_in(self, start: int, end: int) -> Sequence[ImageSpan]:
-        images = self._images
-        while self._next_image < len(images):
-            image = images[self._next_image]
-            if image.start + image.length > start:
+    def extend(self, tokens: Iterable[int]) -> None:
+        self.tokens.extend(tokens)
+        for index in range(len(self.hashes), len(self.tokens) // self._block_size):
+            self.hashes.append(self._hash(index))
+
+    def content(self, index: int, end: int) -> bytes:
+        """What block ``index`` holds of the first ``end`` tokens; empty: nothing."""
+        start = index * self._block_size
+        end = min(end, start + self._block_size)
+        symbols = bytearray(_symbols(self.tokens[start:end]))
+        for image in self._images_in(start, end):
+            mark = _image_mark(image)
+            first, last = max(start, image.start), min(end, image.start + image.length)
+            for place in range(first - start, last - start):
+                at = place * SYMBOL_BYTES + TOKEN_BYTES
+                symbols[at : at + HASH_BYTES] = mark
+        return bytes(symbols)
+
+    def _hash(self, index: int) -> bytes:
+        start = index * self._block_size
+        end = start + self._block_size
+        hasher = blake2b(self.hashes[-1] if self.hashes else _ROOT, digest_size=HASH_BYTES)
+        hasher.update(self._pack(*self.tokens[start:end]))
+        for image in self._images_in(start, end):
+            hasher.update(f"{image.digest}:{image.length}:{start - image.start};".encode())
+        return hasher.digest()
+
+    def _images_in(self, start: int, end: int) -> Iterator[ImageSpan]:
+        for number in range(bisect_right(self._image_ends, start), len(self._images)):
+            if self._images[number].start >= end:
                 break
-            self._next_image += 1
-        stop = self._next_image
-        while stop < len(images) and images[stop].start < end:
-            stop += 1
-        return images[self._next_image : stop]
+            yield self._images[number]
 
 
-def hash_prefix(tokens: Sequence[int], images: Sequence[ImageSpan], block_size: int) -> list[bytes]:
-    """The hashes of all full blocks of ``tokens``."""
-    chain = HashChain(images, block_size)
-    chain.extend(tokens)
-    return chain.hashes
+def count_tokens(content: bytes) -> int:
+    return len(content) // SYMBOL_BYTES
+
+
+def count_common(content: bytes, other: bytes) -> int:
+    """How many leading tokens two contents have in common."""
+    num_bytes = min(len(content), len(other))
+    difference = int.from_bytes(content[:num_bytes]) ^ int.from_bytes(other[:num_bytes])
+    return (num_bytes - -(-difference.bit_length() // 8)) // SYMBOL_BYTES
+
+
+def _symbols(tokens: Sequence[int]) -> bytes:
+    """Those of text."""
+    return struct.pack(f">{f'I{HASH_BYTES}x' * len(tokens)}", *tokens)
+
+
+def _image_mark(image: ImageSpan) -> bytes:
+    """Of no other image, nor of the same one in another number of tokens."""
+    name = f"{image.digest}:{image.length}".encode()
+    return blake2b(name, digest_size=HASH_BYTES).digest()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 
 from vlm_sessions.engine.types import (
+    BlockCopy,
     Draw,
     EngineInfo,
     PixelImage,
@@ -93,11 +94,22 @@ class FakeRunner:
         for image in plan.encode:
             assert image.digest not in self.features, "features are made once"
             self.features[image.digest] = _feature_value(image)
+        for copy in plan.copies:
+            self._copy(copy)
         written: set[int] = set()
         for span in plan.spans:
             self._write(span, written)
         # Attention comes after all writes of the step, as on a device.
         return StepResult(tuple(self._sample(s, s.draw) for s in plan.spans if s.draw is not None))
+
+    def _copy(self, copy: BlockCopy) -> None:
+        size = self.info.block_size
+        assert 0 < copy.num_tokens < size, "a whole block is shared, not copied"
+        first = copy.source * size
+        kept = self._slots[first : first + copy.num_tokens]
+        assert None not in kept, "only slots that were written are copied"
+        first = copy.target * size
+        self._slots[first : first + size] = [*kept, *[None] * (size - copy.num_tokens)]
 
     def _write(self, span: TokenSpan, written: set[int]) -> None:
         assert span.tokens, "a span computes something"

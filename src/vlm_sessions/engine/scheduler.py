@@ -21,12 +21,13 @@ from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from operator import attrgetter
 
-from vlm_sessions.engine.blocks import BlockPool
-from vlm_sessions.engine.content import hash_prefix
+from vlm_sessions.engine.blocks import BlockPool, Match
+from vlm_sessions.engine.content import TokenChain
 from vlm_sessions.engine.images import Encodes, ImageLedger
 from vlm_sessions.engine.limits import EngineLimits
 from vlm_sessions.engine.sequence import Sequence, SequenceState, check_turn
 from vlm_sessions.engine.types import (
+    BlockCopy,
     CacheLocation,
     EngineInfo,
     EngineStats,
@@ -55,6 +56,7 @@ class _Step:
 
     def __init__(self, limits: EngineLimits) -> None:
         self.spans: list[TokenSpan] = []
+        self.copies: list[BlockCopy] = []
         self.encodes = Encodes(limits.max_images_per_step)
         self.tokens_left = limits.max_batch_tokens
 
@@ -143,7 +145,7 @@ class Scheduler:
         self._waiting.append(sequence)
         if len(self._sequences) > self._limits.num_slots:
             return []  # its turn comes later, and so does what it lacks
-        return self._park_if_missing(sequence, self._pool.match(sequence.reusable_hashes))
+        return self._park_if_missing(sequence, self._match(sequence))
 
     def cancel(self, turn_id: str) -> list[Event]:
         """End a turn in whatever state it is. Unknown ids are ignored."""
@@ -164,10 +166,10 @@ class Scheduler:
 
     def locate(self, tokens: SequenceOf[int], images: SequenceOf[ImageSpan]) -> CacheLocation:
         """Where a prefix is cached. Changes nothing, not even what was used last."""
-        hashes = hash_prefix(tokens, images, self._pool.block_size)
+        chain = TokenChain(tokens, images, self._pool.block_size)
         digests = tuple(dict.fromkeys(image.digest for image in images))
         return CacheLocation(
-            kv_tokens=len(self._pool.match(hashes)) * self._pool.block_size,
+            kv_tokens=self._pool.match(chain, len(chain)).num_tokens,
             features=tuple(d for d in digests if d in self._images.features),
             pixels=tuple(d for d in digests if d in self._images.pixels),
         )
@@ -196,6 +198,7 @@ class Scheduler:
             images_encoded_total=self._images.num_encoded,
             feature_hits_total=self._images.num_hits,
             blocks_evicted_total=self._pool.num_evicted,
+            blocks_copied_total=self._pool.num_copied,
             preemptions_total=self._num_preemptions,
         )
 
@@ -210,6 +213,7 @@ class Scheduler:
         self._admit(step)
         return Plan(
             spans=tuple(step.spans),
+            copies=tuple(step.copies),
             encode=tuple(step.encodes.images),
             drop=self._images.features.take_dropped(),
         )
@@ -227,17 +231,18 @@ class Scheduler:
     def _admit(self, step: _Step) -> None:
         while self._waiting and step.tokens_left and self._has_free_slot:
             sequence = self._waiting[0]
-            cached = self._pool.match(sequence.reusable_hashes)
-            asked = self._park_if_missing(sequence, cached)
+            match = self._match(sequence)
+            asked = self._park_if_missing(sequence, match)
             if asked:
                 self._outbox += asked
                 continue
-            num_fresh = sequence.num_blocks_needed - len(cached)
-            reservation = self._pool.try_reserve(cached, num_fresh)
+            reservation = self._pool.try_reserve(match, sequence.num_blocks_needed)
             if reservation is None:
                 break
             del self._waiting[0]
-            sequence.start(reservation.cached, reservation.fresh)
+            if reservation.copy is not None:
+                step.copies.append(reservation.copy)
+            sequence.start(reservation.blocks, match.num_tokens)
             insort(self._running, sequence, key=_by_order)
             if sequence.is_computed:
                 self._outbox += self._prefilled(sequence)
@@ -259,9 +264,9 @@ class Scheduler:
         while len(sequence.blocks) < sequence.num_blocks_needed:
             if sequence.state is not SequenceState.RUNNING:
                 return False
-            reservation = self._pool.try_reserve((), 1)
+            reservation = self._pool.try_reserve(Match(), 1)
             if reservation is not None:
-                sequence.blocks += reservation.fresh
+                sequence.blocks += reservation.blocks
             else:
                 self._num_preemptions += 1
                 self._preempt(self._running[-1])
@@ -270,13 +275,16 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
         self._images.release_held(sequence)
-        self._pool.free(sequence.blocks)
+        self._give_back(sequence)
         sequence.reset()
         insort(self._waiting, sequence, key=_by_order)
 
-    def _park_if_missing(self, sequence: Sequence, cached: SequenceOf[int]) -> list[Event]:
+    def _match(self, sequence: Sequence) -> Match:
+        return self._pool.match(sequence.chain, sequence.num_reusable)
+
+    def _park_if_missing(self, sequence: Sequence, match: Match) -> list[Event]:
         """Ask for images that a waiting turn lacks, and take it out of the line until they come."""
-        missing = self._images.await_missing(sequence, len(cached) * self._pool.block_size)
+        missing = self._images.await_missing(sequence, match.num_tokens)
         if missing:
             self._waiting.remove(sequence)
             sequence.state = SequenceState.PARKED
@@ -304,11 +312,15 @@ class Scheduler:
         """The next ``num_tokens`` of a turn are in KV: name full blocks, let go of features."""
         sequence.num_computed += num_tokens
         self._images.release_computed(sequence)
-        blocks = sequence.blocks
         for index in range(sequence.num_committed, sequence.num_computed // self._pool.block_size):
-            parent = blocks[index - 1] if index else None
-            blocks[index] = self._pool.commit(blocks[index], sequence.block_hash(index), parent)
+            self._commit(sequence, index, sequence.chain.hashes[index])
             sequence.num_committed += 1
+
+    def _commit(self, sequence: Sequence, index: int, block_hash: bytes | None) -> None:
+        blocks = sequence.blocks
+        parent = blocks[index - 1] if index else None
+        content = sequence.chain.content(index, sequence.num_computed)
+        blocks[index] = self._pool.commit(blocks[index], parent, content, block_hash)
 
     def _prefilled(self, sequence: Sequence) -> list[Event]:
         """Report a computed prompt, and the end of a turn that wants no more than that."""
@@ -344,23 +356,34 @@ class Scheduler:
         return events
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> Finished:
+        tip = self._remove(sequence)
         retention = sequence.turn.retention
         if retention is not None:
-            num_committed = sequence.num_committed
-            tip = sequence.blocks[num_committed - 1] if num_committed else None
             self._pool.retain(retention.key, tip, retention.until)
-        self._remove(sequence)
         return Finished(sequence.turn_id, reason)
 
-    def _remove(self, sequence: Sequence) -> None:
-        """Take a turn out of whatever holds it. Its full blocks stay cached."""
+    def _remove(self, sequence: Sequence) -> int | None:
+        """Take a turn out of whatever holds it. What it computed stays cached; returns the last
+        block of that."""
+        tip = None
         del self._sequences[sequence.turn_id]
         if sequence.state is SequenceState.RUNNING:
             self._running.remove(sequence)
-            self._pool.free(sequence.blocks)
+            tip = self._give_back(sequence)
         elif sequence.state is SequenceState.WAITING:
             self._waiting.remove(sequence)
         self._images.forget(sequence)
+        return tip
+
+    def _give_back(self, sequence: Sequence) -> int | None:
+        """Free a turn's blocks, each of them named for what is computed in it; returns the last
+        that is named."""
+        num_named = sequence.num_committed
+        if sequence.num_computed > num_named * self._pool.block_size:
+            self._commit(sequence, num_named, None)
+            num_named += 1
+        self._pool.free(sequence.blocks)
+        return sequence.blocks[num_named - 1] if num_named else None
 
     def _too_long(self, num_tokens: int) -> str:
         return (

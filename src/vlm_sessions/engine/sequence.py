@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from enum import Enum, auto
 
-from vlm_sessions.engine.content import HashChain
+from vlm_sessions.engine.content import TokenChain
 from vlm_sessions.engine.types import Draw, ImageSlice, ImageSpan, TokenSpan, Turn
 
 
@@ -37,7 +37,7 @@ class Sequence:
         self.arrived_at = arrived_at
         self.started_at: float | None = None
         self.state = SequenceState.WAITING
-        self.tokens = list(turn.tokens)
+        self.chain = TokenChain(turn.tokens, turn.images, block_size)
         self.num_computed = 0
         self.blocks: list[int] = []
         self.num_committed = 0
@@ -54,8 +54,6 @@ class Sequence:
         self.was_admitted = False
         self.prefill_reported = False
         self._block_size = block_size
-        self._chain = HashChain(turn.images, block_size)
-        self._chain.extend(self.tokens)
 
     # --- what it is -----------------------------------------------------------------------------
 
@@ -65,7 +63,7 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
-        return len(self.tokens)
+        return len(self.chain)
 
     @property
     def num_prompt(self) -> int:
@@ -73,7 +71,7 @@ class Sequence:
 
     @property
     def num_output(self) -> int:
-        return len(self.tokens) - len(self.turn.tokens)
+        return len(self.chain) - len(self.turn.tokens)
 
     @property
     def wants_token(self) -> bool:
@@ -82,34 +80,29 @@ class Sequence:
 
     @property
     def is_computed(self) -> bool:
-        return self.num_computed == len(self.tokens)
+        return self.num_computed == len(self.chain)
 
     @property
     def is_decoding(self) -> bool:
-        return self.prefill_reported and self.num_computed == len(self.tokens) - 1
+        return self.prefill_reported and self.num_computed == len(self.chain) - 1
 
     @property
     def num_blocks_needed(self) -> int:
-        return -(-len(self.tokens) // self._block_size)
+        return -(-len(self.chain) // self._block_size)
 
     @property
-    def reusable_hashes(self) -> list[bytes]:
-        """Names of the blocks it need not compute: at least one token is left if one is drawn."""
-        if not self.wants_token:
-            return self._chain.hashes
-        return self._chain.hashes[: (len(self.tokens) - 1) // self._block_size]
-
-    def block_hash(self, index: int) -> bytes:
-        return self._chain.hashes[index]
+    def num_reusable(self) -> int:
+        """Tokens that need not be computed if they are cached: one is left if one is drawn."""
+        return len(self.chain) - int(self.wants_token)
 
     # --- what it goes through -------------------------------------------------------------------
 
-    def start(self, cached: tuple[int, ...], fresh: tuple[int, ...]) -> None:
-        """Take over reserved blocks for all its tokens, of which ``cached`` are computed."""
+    def start(self, blocks: tuple[int, ...], num_cached: int) -> None:
+        """Take over reserved blocks for all its tokens, of which ``num_cached`` are computed."""
         self.state = SequenceState.RUNNING
-        self.blocks = [*cached, *fresh]
-        self.num_committed = len(cached)
-        self.num_computed = len(cached) * self._block_size
+        self.blocks = list(blocks)
+        self.num_committed = num_cached // self._block_size
+        self.num_computed = num_cached
         if not self.was_admitted:
             self.was_admitted = True
             self.num_reused = self.num_computed
@@ -124,8 +117,7 @@ class Sequence:
         self.num_committed = self.num_computed = 0
 
     def append(self, token: int) -> None:
-        self.tokens.append(token)
-        self._chain.extend(self.tokens)
+        self.chain.extend((token,))
 
     def unheld_image(self, end: int) -> ImageSpan | None:
         """The next image needed to compute up to ``end`` whose features it does not hold."""
@@ -155,11 +147,11 @@ class Sequence:
         """The work of computing its tokens from ``num_computed`` to ``end``."""
         start = self.num_computed
         draw = None
-        if end == len(self.tokens) and self.wants_token:
+        if end == len(self.chain) and self.wants_token:
             draw = Draw(self.turn.sampling, self.num_output)
         return TokenSpan(
             turn_id=self.turn.turn_id,
-            tokens=tuple(self.tokens[start:end]),
+            tokens=tuple(self.chain.tokens[start:end]),
             start=start,
             blocks=tuple(self.blocks),
             images=self._slices(start, end),

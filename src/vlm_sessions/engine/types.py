@@ -156,7 +156,7 @@ class EngineStats(msgspec.Struct, frozen=True):
     blocks_in_use: int = 0
     """Referenced by running turns."""
     blocks_cached: int = 0
-    """Hold a reusable prefix, referenced by no running turn."""
+    """Hold a reusable prefix, to their end or not, referenced by no running turn."""
     blocks_retained: int = 0
     """Those cached blocks that a retention protects."""
     features_cached: int = 0
@@ -170,6 +170,7 @@ class EngineStats(msgspec.Struct, frozen=True):
     images_encoded_total: int = 0
     feature_hits_total: int = 0
     blocks_evicted_total: int = 0
+    blocks_copied_total: int = 0
     preemptions_total: int = 0
     restarts_total: int = 0
 
@@ -211,17 +212,30 @@ class TokenSpan(msgspec.Struct, frozen=True):
     """``None``: more of the prompt follows in a later step, or nothing is to be sampled."""
 
 
+class BlockCopy(msgspec.Struct, frozen=True, gc=False):
+    """The first ``num_tokens`` slots of block ``source`` are to be those of ``target`` as well.
+
+    The other slots of ``target`` then hold nothing. Both may be the same block.
+    """
+
+    source: int
+    target: int
+    num_tokens: int
+
+
 class Plan(msgspec.Struct, frozen=True):
-    """One step's work. The runner does ``drop``, then ``encode``, then ``spans``."""
+    """One step's work. The runner does ``drop``, then ``encode``, ``copies``, ``spans``."""
 
     spans: tuple[TokenSpan, ...] = ()
+    copies: tuple[BlockCopy, ...] = ()
+    """One after another: a later one may read what an earlier one wrote, or write over it."""
     encode: tuple[PixelImage, ...] = ()
     """Images to run through the vision tower; their features stay until dropped."""
     drop: tuple[str, ...] = ()
     """Digests whose features are to be freed."""
 
     def __bool__(self) -> bool:
-        return bool(self.spans or self.encode or self.drop)
+        return bool(self.spans or self.copies or self.encode or self.drop)
 
 
 class Sampled(msgspec.Struct, frozen=True, gc=False):

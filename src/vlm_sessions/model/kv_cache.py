@@ -80,6 +80,13 @@ class KVCache:
         """
         self._values.index_fill_(2, blocks, 0)
 
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        """Take over the first ``num_tokens`` slots of a block, in all layers, and forget the others
+        of ``target``, as ``clear`` does. Both may be the same block."""
+        for pool in (self._keys, self._values):
+            pool[:, :, target, :num_tokens] = pool[:, :, source, :num_tokens]
+        self._values[:, :, target, num_tokens:] = 0
+
     def write(
         self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> None:

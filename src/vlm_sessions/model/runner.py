@@ -115,6 +115,8 @@ class ModelRunner:
         with torch.inference_mode():
             self._features.drop(plan.drop)
             self._features.encode(plan.encode)
+            for copy in plan.copies:
+                self._cache.copy(copy.source, copy.target, copy.num_tokens)
             if not plan.spans:
                 return StepResult()
             return self._sample(plan.spans, self._forward(plan.spans))

@@ -19,7 +19,7 @@ STATS = EngineStats(
     features_cached=4, feature_bytes=4096, pixels_cached=5, pixel_bytes=5120, steps_total=6,
     prompt_tokens_total=700, cached_tokens_total=600, generated_tokens_total=80,
     images_encoded_total=9, feature_hits_total=11, blocks_evicted_total=12, preemptions_total=13,
-    restarts_total=1,
+    restarts_total=1, blocks_copied_total=15,
 )  # fmt: skip
 
 SINGLE = in_session({"type": "prompt", "prompt": "x"})
@@ -128,6 +128,7 @@ async def test_levels_of_sessions_and_caches_are_those_of_now() -> None:
     assert told["vlm_engine_images_encoded_total"] == 9
     assert told["vlm_engine_feature_hits_total"] == 11
     assert told["vlm_engine_blocks_evicted_total"] == 12
+    assert told["vlm_engine_blocks_copied_total"] == 15
     assert told["vlm_engine_preemptions_total"] == 13
     assert told["vlm_engine_restarts_total"] == 1
 

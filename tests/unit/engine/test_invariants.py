@@ -79,6 +79,20 @@ class EngineMachine(RuleBasedStateMachine):
         if len(following.tokens) < MAX_CONTEXT:
             self._submit(following)
 
+    @precondition(lambda self: self.finished)
+    @rule(data=st.data(), more=words, sampling=samplings)
+    def go_back_and_say_something_else(
+        self, data: st.DataObject, more: list[int], sampling: Sampling
+    ) -> None:
+        """As a rewound session does, or one of two that were forked."""
+        previous, answer = data.draw(st.sampled_from(self.finished))
+        whole = (*previous.tokens, *answer)
+        images = previous.images[: data.draw(st.integers(0, len(previous.images)))]
+        first = images[-1].start + images[-1].length if images else 0
+        last = previous.images[len(images)].start if images != previous.images else len(whole)
+        tokens = (*whole[: data.draw(st.integers(first, last))], *more, 6)
+        self._submit(Turn(self._next_id(), tokens, images, sampling, previous.retention))
+
     @rule(num_steps=st.integers(1, 6))
     def step(self, num_steps: int) -> None:
         for _ in range(num_steps):
@@ -163,12 +177,13 @@ class EngineMachine(RuleBasedStateMachine):
             return
         assert heard.tokens == expected
         assert heard.prefilled is not None
-        assert heard.prefilled.cached_tokens % 3 == 0
+        num_left = len(over.tokens) - heard.prefilled.cached_tokens
+        assert num_left >= bool(over.sampling.max_new_tokens), "a token is computed to draw after"
         self.finished.append((over, heard.tokens))
 
 
 EngineMachine.TestCase.settings = settings(
-    max_examples=120,
+    max_examples=500,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),

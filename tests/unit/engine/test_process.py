@@ -82,7 +82,7 @@ async def test_a_turn_with_an_image_is_answered_through_the_process() -> None:
         tokens = [event.token for event in events if isinstance(event, TokenOut)]
         assert tokens == reference_answer(asked)
         location = await engine.locate(asked.tokens, asked.images)
-        assert location.kv_tokens == 8
+        assert location.kv_tokens == 10
         assert location.features == ("cat",)
         stats = await engine.stats()
         assert stats.generated_tokens_total == 10
