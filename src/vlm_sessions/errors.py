@@ -12,6 +12,7 @@
     │   └── SessionNotFound        never opened here, or forgotten long ago
     ├── MethodNotAllowed 405
     ├── Conflict 409
+    │   ├── SessionBusy            a prompt of the session is running or waiting
     │   ├── ModelChanged           the session's tokens are those of another model
     │   └── ConversationMismatch   chat messages that neither continue nor extend the session
     ├── Gone 410
@@ -24,6 +25,7 @@
     │   ├── InvalidImage           the bytes are not an image, or a broken one
     │   ├── ImageUnreachable       a URL that could not be fetched
     │   ├── ImageForbidden         a URL that may not be fetched
+    │   ├── TooFewTurns            more turns are to be taken back than the session has
     │   ├── ContextOverflow        the conversation would not fit the model's context
     │   └── TooManyImages
     ├── HeadersTooLarge 431        headers over the limit, together
@@ -112,6 +114,10 @@ class Conflict(VlmError):
     code, status = "conflict", 409
 
 
+class SessionBusy(Conflict):
+    code = "session_busy"
+
+
 class ModelChanged(Conflict):
     code = "model_changed"
 
@@ -158,6 +164,10 @@ class ImageUnreachable(Unprocessable):
 
 class ImageForbidden(Unprocessable):
     code = "image_forbidden"
+
+
+class TooFewTurns(Unprocessable):
+    code = "too_few_turns"
 
 
 class ContextOverflow(Unprocessable):

@@ -44,6 +44,8 @@ class Conversation:
         self._tokens: list[int] = []
         self._pixels: list[PixelImage] = [processor.pixels(picture, "picture")]
         self._session_id = ""
+        self._beginnings: list[int] = []
+        """How many tokens there were before each turn."""
 
     async def open(self, app: App) -> None:
         data = io.BytesIO()
@@ -51,6 +53,17 @@ class Conversation:
         image = {"data": base64.b64encode(data.getvalue()).decode()}
         opened = await invoke(app, {"type": "open_session", "images": [image]})
         self._session_id = opened["session_id"]
+
+    async def fork(self, app: App) -> Conversation:
+        forked = await invoke(app, {"type": "fork_session"}, self._session_id)
+        fork = Conversation(self._processor, self._reference, self._picture)
+        fork._tokens, fork._beginnings = list(self._tokens), list(self._beginnings)
+        fork._session_id = forked["session_id"]
+        return fork
+
+    async def rewind(self, app: App, turns: int) -> None:
+        await invoke(app, {"type": "rewind_session", "turns": turns}, self._session_id)
+        del self._tokens[self._beginnings[-turns] :], self._beginnings[-turns:]
 
     async def ask(self, app: App, question: str) -> dict[str, Any]:
         """One turn on both sides; asserts that they say the same in as many tokens."""
@@ -63,6 +76,7 @@ class Conversation:
 
     def _expect(self, question: str) -> list[int]:
         first = not self._tokens
+        self._beginnings.append(len(self._tokens))
         size = self._picture.width, self._picture.height
         refs = [ImageRef("picture", self._processor.num_image_tokens(*size))] if first else []
         segment = self._processor.encode_turn(first=first, system=None, text=question, images=refs)
@@ -172,3 +186,29 @@ async def test_answers_are_the_same_when_the_service_restarts_between_turns(
     tiny_paths: dict[str, Path], tmp_path: Path
 ) -> None:
     await hold(tiny_paths["plain"], tmp_path, between="service restarted")
+
+
+async def test_forked_and_rewound_sessions_answer_as_generate_does_whatever_dies_between(
+    tiny_paths: dict[str, Path], tmp_path: Path
+) -> None:
+    model = tiny_paths["plain"]
+    async with running(model, tmp_path) as start:
+        app = await start()
+        first = Conversation(make_processor(model), Reference(model), noise_image(0))
+        await first.open(app)
+        early = await first.fork(app)
+        for question in QUESTIONS[:3]:
+            await first.ask(app, question)
+        late = await first.fork(app)
+        await first.rewind(app, 2)
+        answer = await first.ask(app, QUESTIONS[4])
+        assert answer["usage"]["cached_tokens"] > 0
+        engine = engine_process(model)
+        engine.kill()
+        engine.wait(10)
+        for conversation in (late, first, early):
+            await conversation.ask(app, QUESTIONS[3])
+        app = await start()
+        await late.rewind(app, 4)
+        for conversation in (late, first, early):
+            await conversation.ask(app, QUESTIONS[5])

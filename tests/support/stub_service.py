@@ -24,6 +24,8 @@ from vlm_sessions.protocol.schema import (
     Opened,
     OpenSession,
     Prompt,
+    RewindSession,
+    Rewound,
     TextDelta,
     Timing,
     TurnInfo,
@@ -34,6 +36,7 @@ SESSION = "0123456789abcdef0123456789abcdef"
 EXPIRES_AT = 1_767_323_045.9
 EXPIRES = "2026-01-02T03:04:05Z"
 LIFETIME = Lifetime(session_id=SESSION, expires_at=EXPIRES_AT)
+FORK = Lifetime(session_id=SESSION[::-1], expires_at=EXPIRES_AT)
 IMAGE = ImageInfo(sha256="ab" * 32, width=640, height=480, tokens=64)
 
 
@@ -120,6 +123,14 @@ class StubService:
             tokens=83,
             caches=CacheState(kv_tokens=80, feature_images=1, pixel_images=0),
         )
+
+    async def fork(self, session_id: str, /) -> Opened:
+        self._ask(session_id, "fork")
+        return Opened(lifetime=FORK, images=(IMAGE,))
+
+    async def rewind(self, session_id: str, command: RewindSession, /) -> Rewound:
+        self._ask(session_id, command)
+        return Rewound(lifetime=LIFETIME, rewound=command.turns, turns=1)
 
     async def close_session(self, session_id: str, /) -> Closed:
         self._ask(session_id, "close_session")

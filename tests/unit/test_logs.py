@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from tests.support.door import REQUEST_ID, events_of, in_session, make_endpoint, request
-from tests.support.stub_service import SESSION, StubService
+from tests.support.stub_service import FORK, SESSION, StubService
 from vlm_sessions.logs import (
     bound_context,
     capture_standard_logs,
@@ -183,6 +183,20 @@ async def test_an_open_is_logged_with_the_id_that_it_made() -> None:
     await make_endpoint(StubService()).handle(request({"type": "open_session"}))
 
     assert lines(stream)[0]["session_id"] == SESSION
+
+
+async def test_a_fork_is_logged_with_its_id_and_its_parents() -> None:
+    stream = io.StringIO()
+    configure_logs("info", log_content=False, stream=stream)
+
+    endpoint = make_endpoint(StubService())
+    await endpoint.handle(in_session({"type": "fork_session"}))
+    await endpoint.handle(in_session({"type": "rewind_session"}))
+
+    forked, rewound = lines(stream)
+    assert (forked["session_id"], forked["parent_session_id"]) == (FORK.session_id, SESSION)
+    assert rewound["session_id"] == SESSION
+    assert "parent_session_id" not in rewound
 
 
 async def test_a_refusal_is_logged_with_its_code() -> None:

@@ -48,9 +48,12 @@ from vlm_sessions.protocol.schema import (
     Chat,
     CloseSession,
     DescribeSession,
+    ForkSession,
     Generate,
+    Opened,
     OpenSession,
     Prompt,
+    RewindSession,
 )
 
 _CLIENT_LEFT = 499
@@ -200,11 +203,10 @@ class Endpoint:
         exchange.understood(call)
         match call.command:
             case OpenSession() as command:
-                opened = await self._service.open(command)
-                exchange.opened(opened.lifetime.session_id)
-                return json_reply(
-                    call.writer.opened(opened), headers.opened_headers(opened.lifetime)
-                )
+                return _reply_opened(await self._service.open(command), call, exchange)
+            case ForkSession():
+                forked = await self._service.fork(_require_session(call))
+                return _reply_opened(forked, call, exchange)
             case Generate() as command:
                 stream = await self._service.generate(command, request.request_id)
                 return await self._reply_with(stream, command.stream, call, exchange)
@@ -215,7 +217,7 @@ class Endpoint:
                 session_id = _require_session(call)
                 stream = await self._service.prompt(session_id, command, request.request_id)
                 return await self._reply_with(stream, command.stream, call, exchange)
-            case CancelPrompt() | DescribeSession() | CloseSession():
+            case CancelPrompt() | DescribeSession() | RewindSession() | CloseSession():
                 return await self._manage(call)
 
     async def _manage(self, call: Call) -> HttpReply:
@@ -231,6 +233,11 @@ class Endpoint:
                 described = await self._service.describe(session_id)
                 return json_reply(
                     call.writer.described(described), headers.session_headers(described.lifetime)
+                )
+            case RewindSession() as command:
+                rewound = await self._service.rewind(session_id, command)
+                return json_reply(
+                    call.writer.rewound(rewound), headers.session_headers(rewound.lifetime)
                 )
             case _:
                 closed = await self._service.close_session(session_id)
@@ -260,6 +267,11 @@ class Endpoint:
         return json_reply(
             call.writer.answer(event), headers.session_headers(event.lifetime or stream.lifetime)
         )
+
+
+def _reply_opened(opened: Opened, call: Call, exchange: Exchange) -> HttpReply:
+    exchange.opened(opened.lifetime.session_id)
+    return json_reply(call.writer.opened(opened), headers.opened_headers(opened.lifetime))
 
 
 def _require_session(call: Call) -> str:

@@ -66,7 +66,7 @@ class Exchange:
         self._session_id = call.session_id
 
     def opened(self, session_id: str) -> None:
-        """A session was opened: it belongs to this request's line."""
+        """A session was opened or forked: it belongs to this request's line."""
         self._session_id = session_id
 
     async def watch(self, events: AsyncIterator[AnswerEvent]) -> AsyncGenerator[AnswerEvent]:
@@ -138,6 +138,8 @@ class Exchange:
             "duration_ms": round(seconds * 1000, 3),
             "num_bytes_in": self._num_bytes_in,
         }
+        if self._call is not None and self._call.session_id not in (None, self._session_id):
+            fields["parent_session_id"] = self._call.session_id
         if abandoned:
             fields["abandoned"] = True
         if error is not None:

@@ -16,6 +16,8 @@ from vlm_sessions.protocol.schema import (
     Opened,
     OpenSession,
     Prompt,
+    RewindSession,
+    Rewound,
 )
 
 
@@ -63,5 +65,9 @@ class Service(Protocol):
     async def cancel(self, session_id: str, /) -> Cancelled: ...
 
     async def describe(self, session_id: str, /) -> Described: ...
+
+    async def fork(self, session_id: str, /) -> Opened: ...
+
+    async def rewind(self, session_id: str, command: RewindSession, /) -> Rewound: ...
 
     async def close_session(self, session_id: str, /) -> Closed: ...

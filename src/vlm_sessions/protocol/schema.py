@@ -90,6 +90,19 @@ class DescribeSession(_Model):
     type: Literal["describe_session"] = "describe_session"
 
 
+class ForkSession(_Model):
+    """A new session that shares everything said and shown so far, and goes its own way."""
+
+    type: Literal["fork_session"] = "fork_session"
+
+
+class RewindSession(_Model):
+    """The last turns are taken back, with the images that came with them."""
+
+    type: Literal["rewind_session"] = "rewind_session"
+    turns: int = Field(1, ge=1, lt=2**31)
+
+
 class CloseSession(_Model):
     type: Literal["close_session"] = "close_session"
 
@@ -104,7 +117,17 @@ class Generate(SamplingOptions):
     stream: bool = False
 
 
-Command = OpenSession | Prompt | Chat | CancelPrompt | DescribeSession | CloseSession | Generate
+Command = (
+    OpenSession
+    | Prompt
+    | Chat
+    | CancelPrompt
+    | DescribeSession
+    | ForkSession
+    | RewindSession
+    | CloseSession
+    | Generate
+)
 
 # --- results ------------------------------------------------------------------------------------
 
@@ -124,6 +147,8 @@ class Lifetime(_Model):
 
 
 class Opened(_Model):
+    """A session that was opened or forked."""
+
     lifetime: Lifetime
     images: tuple[ImageInfo, ...]
 
@@ -195,6 +220,14 @@ class Described(_Model):
     turns: tuple[TurnInfo, ...]
     tokens: int
     caches: CacheState
+
+
+class Rewound(_Model):
+    lifetime: Lifetime
+    rewound: int
+    """How many turns were taken back."""
+    turns: int
+    """How many are left."""
 
 
 class Closed(_Model):

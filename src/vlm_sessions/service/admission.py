@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from vlm_sessions.errors import QueueFull
+from vlm_sessions.errors import QueueFull, SessionBusy
 
 
 @dataclass(slots=True)
@@ -42,19 +42,40 @@ class Admission:
             if session_id is None:
                 yield
                 return
-            line = self._lines.setdefault(session_id, _Line())
-            if line.length > self._max_waiting:
+            line = self._lines.get(session_id)
+            if line is not None and line.length > self._max_waiting:
                 raise QueueFull(
                     f"This session has a running prompt and {self._max_waiting} waiting ones, "
                     "which is the limit. Wait for an answer, or cancel one."
                 )
-            line.length += 1
-            try:
-                async with line.turn:
-                    yield
-            finally:
-                line.length -= 1
-                if not line.length:
-                    del self._lines[session_id]
+            async with self._place(session_id):
+                yield
         finally:
             self.num_prompts -= 1
+
+    @asynccontextmanager
+    async def claim(self, session_id: str) -> AsyncIterator[None]:
+        """Hold this session's turn at once; prompts that come meanwhile wait.
+
+        Raises:
+            SessionBusy: a prompt is running or waiting.
+        """
+        if session_id in self._lines:
+            raise SessionBusy(
+                "A prompt of this session is running or waiting. Wait for its answer or cancel it, "
+                "and send this again."
+            )
+        async with self._place(session_id):
+            yield
+
+    @asynccontextmanager
+    async def _place(self, session_id: str) -> AsyncIterator[None]:
+        line = self._lines.setdefault(session_id, _Line())
+        line.length += 1
+        try:
+            async with line.turn:
+                yield
+        finally:
+            line.length -= 1
+            if not line.length:
+                del self._lines[session_id]

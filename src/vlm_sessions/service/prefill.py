@@ -32,11 +32,19 @@ class Prefills:
         self._images = images
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by session id
 
-    def begin(self, session: Session, opening: Segment, contents: Mapping[str, bytes]) -> None:
+    def begin(
+        self,
+        session: Session,
+        opening: Segment,
+        contents: Mapping[str, bytes],
+        *,
+        after: str | None = None,
+    ) -> None:
         """Start to compute ``opening``, unless much is being computed ahead already.
 
         Args:
-            contents: digest -> bytes of its images.
+            contents: digest -> bytes of its images, as far as the journal does not have them.
+            after: a session whose own is waited for, since it is the beginning of this one.
         """
         if len(self._tasks) >= MAX_AT_ONCE:
             return
@@ -47,7 +55,7 @@ class Prefills:
             sampling=Sampling(max_new_tokens=0),
             retention=Retention(session.id, session.expires_at),
         )
-        task = asyncio.create_task(self._run(session.id, turn, contents))
+        task = asyncio.create_task(self._run(session.id, turn, contents, after))
         self._tasks[session.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(session.id, None))
 
@@ -68,8 +76,12 @@ class Prefills:
         for session_id in tuple(self._tasks):
             await self.cancel(session_id)
 
-    async def _run(self, session_id: str, turn: Turn, contents: Mapping[str, bytes]) -> None:
+    async def _run(
+        self, session_id: str, turn: Turn, contents: Mapping[str, bytes], after: str | None
+    ) -> None:
         try:
+            if after is not None:
+                await self.done(after)
             async for _ in self._engine.submit(turn, self._images.pixel_source(contents)):
                 pass
         except VlmError as error:

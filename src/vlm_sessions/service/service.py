@@ -22,6 +22,8 @@ from vlm_sessions.protocol.schema import (
     Opened,
     OpenSession,
     Prompt,
+    RewindSession,
+    Rewound,
 )
 from vlm_sessions.service.answers import AnswerStream
 from vlm_sessions.service.describe import describe, image_infos
@@ -157,7 +159,7 @@ class SessionService:
             images=images,
             contents=contents_of(gathered),
         )
-        if self._settings.prefill_on_open and self._engine.ready and opening.tokens:
+        if self._may_compute_ahead and opening.tokens:
             self._prefills.begin(session, opening, contents_of(gathered))
         return Opened(lifetime=lifetime_of(session), images=image_infos(session))
 
@@ -226,6 +228,35 @@ class SessionService:
         location = await self._engine.locate(prefix.tokens, prefix.images)
         return describe(session, num_tokens=len(prefix.tokens), location=location)
 
+    async def fork(self, session_id: str) -> Opened:
+        """Open another session that shares all that is recorded; a running prompt is not.
+
+        Raises:
+            Draining, MalformedSessionId, SessionNotFound, SessionClosed, SessionExpired,
+            ModelChanged, TooManySessions, InsufficientStorage.
+        """
+        self._check_open()
+        self._check_model(self._store.get(session_id))
+        session = await self._store.fork(session_id)
+        await self._keep_cached(session, after=session_id)
+        return Opened(lifetime=lifetime_of(session), images=image_infos(session))
+
+    async def rewind(self, session_id: str, command: RewindSession) -> Rewound:
+        """Take back the session's last turns, as if they had never been.
+
+        Raises:
+            Draining, MalformedSessionId, SessionNotFound, SessionClosed, SessionExpired,
+            ModelChanged, SessionBusy, TooFewTurns, InsufficientStorage.
+        """
+        self._check_open()
+        self._check_model(self._store.get(session_id))
+        async with self._turns.between_prompts(session_id):
+            session = await self._store.rewind(session_id, command.turns)
+            await self._keep_cached(session)
+        return Rewound(
+            lifetime=lifetime_of(session), rewound=command.turns, turns=len(session.turns)
+        )
+
     async def close_session(self, session_id: str) -> Closed:
         """End a session: its running prompt is cancelled, its images and words are removed.
 
@@ -256,6 +287,20 @@ class SessionService:
                 f"{self._processor.model_name}, which is served now. Open a new session, or start "
                 "the service with the model of before: the session is kept."
             )
+
+    @property
+    def _may_compute_ahead(self) -> bool:
+        return self._settings.prefill_on_open and self._engine.ready
+
+    async def _keep_cached(self, session: Session, *, after: str | None = None) -> None:
+        """Have the engine keep the conversation as it now is, and not as it was before. What is
+        cached, and it should all be, is not computed again."""
+        if not self._may_compute_ahead:
+            return
+        prefix = await self._prefix(session)
+        await self._prefills.cancel(session.id)
+        if prefix.tokens:
+            self._prefills.begin(session, prefix, {}, after=after)
 
     async def _prefix(self, session: Session) -> Segment:
         """The conversation as tokens; before its first question, what is certain of it."""

@@ -120,6 +120,19 @@ class TurnRunner:
             if prompt.at_work and prompt.work.session_id == session_id:
                 await prompt.over()
 
+    @asynccontextmanager
+    async def between_prompts(self, session_id: str) -> AsyncIterator[None]:
+        """Inside, no prompt of the session runs. Those that were ended already are waited for.
+
+        Raises:
+            SessionBusy: one is running or waiting.
+        """
+        for prompt in tuple(self._running):
+            if prompt.ending is not None and prompt.work.session_id == session_id:
+                await prompt.over()
+        async with self._admission.claim(session_id):
+            yield
+
     async def close(self) -> None:
         """End all prompts; their clients are told that the service shuts down."""
         for prompt in tuple(self._running):

@@ -34,9 +34,15 @@ class Contents:
 def insert_session(
     connection: sqlite3.Connection, session: Session, contents: Mapping[str, bytes]
 ) -> None:
-    """Add a session that was just opened. ``contents``: digest -> encoded bytes of its images."""
+    """Add a session that was just opened, or forked from one that is open.
+
+    Args:
+        contents: digest -> encoded bytes of those of its images that no other session has.
+    """
     connection.execute(
-        "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+        "INSERT INTO sessions (id, model, state, created_at, last_used_at, expires_at, "
+        "max_expires_at, idle_seconds, system, opening_system, num_opening_images) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             session.id,
             session.model,
@@ -47,10 +53,12 @@ def insert_session(
             session.max_expires_at,
             session.idle_seconds,
             session.system,
+            session.opening_system,
             session.num_opening_images,
         ),
     )
     _insert_images(connection, session, 0, contents)
+    _insert_turns(connection, session, 0)
 
 
 def insert_turn(
@@ -65,23 +73,23 @@ def insert_turn(
         SessionClosed: the session ended meanwhile.
     """
     update_lifetime(connection, after)
-    if before.system != after.system:
-        connection.execute("UPDATE sessions SET system = ? WHERE id = ?", (after.system, after.id))
+    _update_system(connection, before, after)
     _insert_images(connection, after, len(before.images), contents)
-    turn = after.turns[-1]
+    _insert_turns(connection, after, len(before.turns))
+
+
+def delete_turns(connection: sqlite3.Connection, before: Session, after: Session) -> None:
+    """Remove what ``before`` has and ``after`` has not: its last turns and their images.
+
+    Raises:
+        SessionClosed: the session ended meanwhile.
+    """
+    update_lifetime(connection, after)
+    _update_system(connection, before, after)
     connection.execute(
-        "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            after.id,
-            len(before.turns),
-            turn.prompt,
-            msgspec.msgpack.encode(turn.images),
-            msgspec.msgpack.encode(turn.prompt_tokens),
-            msgspec.msgpack.encode(turn.answer_tokens),
-            turn.answer,
-            turn.finish_reason,
-        ),
+        "DELETE FROM turns WHERE session_id = ? AND number >= ?", (after.id, len(after.turns))
     )
+    _delete_images(connection, after.id, len(after.images))
 
 
 def update_lifetime(connection: sqlite3.Connection, session: Session) -> None:
@@ -100,18 +108,11 @@ def update_lifetime(connection: sqlite3.Connection, session: Session) -> None:
 
 def end_session(connection: sqlite3.Connection, tombstone: Tombstone) -> None:
     """Remove a session's conversation and the images that nobody else uses; keep its tombstone."""
-    digests = connection.execute(
-        "SELECT DISTINCT digest FROM session_images WHERE session_id = ?", (tombstone.session_id,)
-    ).fetchall()
-    connection.execute("DELETE FROM session_images WHERE session_id = ?", (tombstone.session_id,))
+    _delete_images(connection, tombstone.session_id, 0)
     connection.execute("DELETE FROM turns WHERE session_id = ?", (tombstone.session_id,))
-    connection.executemany(
-        "DELETE FROM images WHERE digest = ?1 "
-        "AND NOT EXISTS (SELECT 1 FROM session_images WHERE digest = ?1)",
-        digests,
-    )
     connection.execute(
-        "UPDATE sessions SET state = ?, system = NULL, ended_at = ? WHERE id = ? AND state = ?",
+        "UPDATE sessions SET state = ?, system = NULL, opening_system = NULL, ended_at = ? "
+        "WHERE id = ? AND state = ?",
         (
             tombstone.state.value,
             tombstone.ended_at,
@@ -155,7 +156,7 @@ def read_all(connection: sqlite3.Connection) -> Contents:
         )
         for row in connection.execute(
             "SELECT id, model, created_at, last_used_at, expires_at, max_expires_at, idle_seconds, "
-            "system, num_opening_images FROM sessions WHERE state = ?",
+            "system, opening_system, num_opening_images FROM sessions WHERE state = ?",
             (SessionState.OPEN.value,),
         )
     )
@@ -167,6 +168,44 @@ def read_all(connection: sqlite3.Connection) -> Contents:
         )
     )
     return Contents(sessions, tombstones)
+
+
+def _update_system(connection: sqlite3.Connection, before: Session, after: Session) -> None:
+    if before.system != after.system:
+        connection.execute("UPDATE sessions SET system = ? WHERE id = ?", (after.system, after.id))
+
+
+def _insert_turns(connection: sqlite3.Connection, session: Session, first: int) -> None:
+    connection.executemany(
+        "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            (
+                session.id,
+                number,
+                turn.prompt,
+                msgspec.msgpack.encode(turn.images),
+                msgspec.msgpack.encode(turn.prompt_tokens),
+                msgspec.msgpack.encode(turn.answer_tokens),
+                turn.answer,
+                turn.finish_reason,
+            )
+            for number, turn in enumerate(session.turns[first:], start=first)
+        ),
+    )
+
+
+def _delete_images(connection: sqlite3.Connection, session_id: str, first: int) -> None:
+    """Remove a session's images from position ``first`` on, and the bytes that nobody else uses."""
+    place = (session_id, first)
+    digests = connection.execute(
+        "SELECT DISTINCT digest FROM session_images WHERE session_id = ? AND position >= ?", place
+    ).fetchall()
+    connection.execute("DELETE FROM session_images WHERE session_id = ? AND position >= ?", place)
+    connection.executemany(
+        "DELETE FROM images WHERE digest = ?1 "
+        "AND NOT EXISTS (SELECT 1 FROM session_images WHERE digest = ?1)",
+        digests,
+    )
 
 
 def _insert_images(

@@ -92,7 +92,11 @@ class Journal:
         return await self._submit(database.read_all)
 
     async def add(self, session: Session, contents: Mapping[str, bytes]) -> None:
-        """Write a session that was just opened, with its images (digest -> encoded bytes)."""
+        """Write a session that was just opened, or forked from one that is open.
+
+        Args:
+            contents: digest -> encoded bytes of those of its images that no other session has.
+        """
         await self._submit(
             partial(database.insert_session, session=session, contents=dict(contents))
         )
@@ -102,6 +106,10 @@ class Journal:
         await self._submit(
             partial(database.insert_turn, before=before, after=after, contents=dict(contents))
         )
+
+    async def rewind(self, before: Session, after: Session) -> None:
+        """Remove what was taken back: ``after`` is ``before`` without its last turns."""
+        await self._submit(partial(database.delete_turns, before=before, after=after))
 
     async def touch(self, session: Session) -> None:
         """Write a renewed lifetime."""

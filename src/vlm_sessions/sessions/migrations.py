@@ -58,7 +58,13 @@ CREATE TABLE turns (
 ) STRICT;
 """
 
-MIGRATIONS: tuple[str, ...] = (_INITIAL,)
+# Nobody knows of older sessions whether their system text came with the first turn.
+_OPENING_SYSTEM = """
+ALTER TABLE sessions ADD COLUMN opening_system TEXT;
+UPDATE sessions SET opening_system = system;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_INITIAL, _OPENING_SYSTEM)
 """``MIGRATIONS[n]`` turns version ``n`` into version ``n + 1``."""
 
 

@@ -102,6 +102,8 @@ class Session:
     max_expires_at: float
     idle_seconds: float
     system: str | None
+    opening_system: str | None
+    """The system text that the session was opened with. A first turn may bring one in its place."""
     num_opening_images: int
     """How many of ``images`` came with the opening; they belong to the first turn."""
     images: tuple[SessionImage, ...] = ()
@@ -155,6 +157,30 @@ class Session:
             renewed, system=system, images=(*self.images, *images), turns=(*self.turns, turn)
         )
 
+    def rewound(self, num_turns: int, now: float) -> Session:
+        """The session without its last ``num_turns`` turns and what they brought."""
+        assert 0 < num_turns <= len(self.turns)
+        kept = self.turns[:-num_turns]
+        num_images = sum(len(turn.images) for turn in kept) if kept else self.num_opening_images
+        return replace(
+            self.used(now),
+            system=self.system if kept else self.opening_system,
+            images=self.images[:num_images],
+            turns=kept,
+        )
+
+    def forked(self, *, now: float, idle_seconds: float, max_seconds: float) -> Session:
+        """Another session, with an id and a lifetime of its own, that has seen and said as much."""
+        opened = open_session(
+            model=self.model,
+            now=now,
+            idle_seconds=idle_seconds,
+            max_seconds=max_seconds,
+            system=self.opening_system,
+            images=self.images[: self.num_opening_images],
+        )
+        return replace(opened, system=self.system, images=self.images, turns=self.turns)
+
     def is_over(self, now: float, *, in_use: bool) -> bool:
         """Whether its time has come. For one in use, only the absolute maximum counts."""
         return now >= (self.max_expires_at if in_use else self.expires_at)
@@ -195,6 +221,7 @@ def open_session(
         max_expires_at=max_expires_at,
         idle_seconds=idle_seconds,
         system=system,
+        opening_system=system,
         num_opening_images=len(images),
         images=images,
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from vlm_sessions.config import Settings
 from vlm_sessions.errors import (
     SessionClosed,
     SessionExpired,
     SessionNotFound,
+    TooFewTurns,
     TooManySessions,
 )
 from vlm_sessions.sessions.expiries import Expiries
@@ -48,6 +50,7 @@ class SessionStore:
         self._num_opening = 0
         self._ended = Tombstones()
         self._expiries = Expiries()
+        self._changes: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._num_users: dict[str, int] = {}  # id -> prompts at work or waiting
         self._journalled_until: dict[str, float] = {}  # id -> expires_at in the journal
 
@@ -88,9 +91,7 @@ class SessionStore:
             TooManySessions: as many as allowed are open.
             InsufficientStorage: the journal has no room.
         """
-        if len(self._open) + self._num_opening >= self._settings.max_sessions:
-            await self.sweep()
-        self.check_room()
+        await self._make_room()
         session = open_session(
             model=model,
             now=self._clock(),
@@ -107,10 +108,34 @@ class SessionStore:
                 await self._journal.add(session.kept_ahead(), contents)
             finally:
                 self._num_opening -= 1
-            self._put(session)
-            self._note_journalled(session)
-            self._expiries.add(session)
-            return session
+            return self._take_in(session)
+
+        return await _to_the_end(write())
+
+    async def fork(self, session_id: str) -> Session:
+        """Open another session that shares everything recorded so far, and journal it.
+
+        Raises:
+            TooManySessions: as many as allowed are open.
+            as ``get``; InsufficientStorage.
+        """
+        self.get(session_id)
+        await self._make_room()
+        self._num_opening += 1
+
+        async def write() -> Session:
+            try:
+                async with self._changing(session_id):
+                    session = self.get(session_id).forked(
+                        now=self._clock(),
+                        idle_seconds=self._settings.session_idle_seconds,
+                        max_seconds=self._settings.session_max_seconds,
+                    )
+                    # The images' bytes are in the journal for as long as the parent is.
+                    await self._journal.add(session.kept_ahead(), {})
+            finally:
+                self._num_opening -= 1
+            return self._take_in(session)
 
         return await _to_the_end(write())
 
@@ -190,20 +215,39 @@ class SessionStore:
             SessionClosed, SessionExpired: the session ended meanwhile.
             InsufficientStorage: the journal has no room.
         """
-        current = self._open.get(session.id)
-        if current is None:
-            raise self._absent(session.id)
-        # Turns of one session follow one another; only lifetimes may have moved since.
-        assert len(current.turns) == len(session.turns), "two turns of one session at once"
-        after = current.with_turn(turn, images=images, system=system, now=self._clock())
 
         async def write() -> Session:
-            await self._journal.append(current, after.kept_ahead(), contents)
-            if after.id in self._open:
-                # A renewal may have been announced while this was written: it stays true.
-                self._put(after.used(self._open[after.id].last_used_at))
-                self._note_journalled(after)
-            return after
+            async with self._changing(session.id):
+                current = self._open.get(session.id)
+                if current is None:
+                    raise self._absent(session.id)
+                # Turns of one session follow one another; only lifetimes may have moved since.
+                assert len(current.turns) == len(session.turns), "two turns of one session at once"
+                after = current.with_turn(turn, images=images, system=system, now=self._clock())
+                await self._journal.append(current, after.kept_ahead(), contents)
+                return self._replace(after)
+
+        return await _to_the_end(write())
+
+    async def rewind(self, session_id: str, num_turns: int) -> Session:
+        """Take back a session's last turns and the images that came with them.
+
+        Raises:
+            TooFewTurns: it has not so many.
+            as ``get``; InsufficientStorage.
+        """
+
+        async def write() -> Session:
+            async with self._changing(session_id):
+                before = self.get(session_id)
+                if num_turns > len(before.turns):
+                    raise TooFewTurns(
+                        f"The session has {len(before.turns)} turns, so {num_turns} cannot be "
+                        "taken back. describe_session lists them."
+                    )
+                after = before.rewound(num_turns, self._clock())
+                await self._journal.rewind(before, after.kept_ahead())
+                return self._replace(after)
 
         return await _to_the_end(write())
 
@@ -267,6 +311,35 @@ class SessionStore:
                 self._expiries.add(session, not_before=now + 1.0 if in_use else 0.0)
         return over
 
+    async def _make_room(self) -> None:
+        """End what is over if there is no place else.
+
+        Raises:
+            TooManySessions: nothing is over.
+        """
+        if len(self._open) + self._num_opening >= self._settings.max_sessions:
+            await self.sweep()
+        self.check_room()
+
+    def _changing(self, session_id: str) -> asyncio.Lock:
+        """Held while a session's conversation changes in the journal and then in the table, and
+        while it is copied: whoever holds it finds the two alike."""
+        return self._changes.setdefault(session_id, asyncio.Lock())
+
+    def _take_in(self, session: Session) -> Session:
+        """Add a session that has been journalled."""
+        self._put(session)
+        self._note_journalled(session)
+        self._expiries.add(session)
+        return session
+
+    def _replace(self, after: Session) -> Session:
+        """Take over a change that has been journalled."""
+        # A renewal may have been announced while it was written: it stays true.
+        self._put(after.used(self._open[after.id].last_used_at))
+        self._note_journalled(after)
+        return after
+
     def _put(self, session: Session) -> None:
         self._open[session.id] = session
 
@@ -286,11 +359,12 @@ class SessionStore:
         tombstone = end_session(session, state, self._clock())
 
         async def write() -> None:
-            await self._journal.end(tombstone)
-            self._journalled_until.pop(session.id, None)
-            if self._open.pop(session.id, None) is not None:
-                self._ended.add(tombstone)
-                self._expiries.drop_stale(self._open, len(self._open))
+            async with self._changing(session.id):
+                await self._journal.end(tombstone)
+                self._journalled_until.pop(session.id, None)
+                if self._open.pop(session.id, None) is not None:
+                    self._ended.add(tombstone)
+                    self._expiries.drop_stale(self._open, len(self._open))
 
         await _to_the_end(write())
 

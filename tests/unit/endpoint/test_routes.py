@@ -13,7 +13,7 @@ from tests.support.door import (
     make_endpoint,
     request,
 )
-from tests.support.stub_service import EXPIRES, SESSION, StubService, refusing
+from tests.support.stub_service import EXPIRES, FORK, SESSION, StubService, refusing
 from vlm_sessions.errors import (
     ContextOverflow,
     EngineUnavailable,
@@ -153,6 +153,17 @@ async def test_every_reply_on_a_session_announces_its_life_in_the_header() -> No
         assert "x-amzn-sagemaker-new-session-id" not in reply.headers
     assert closed.headers["x-amzn-sagemaker-closed-session-id"] == SESSION
     assert "x-amzn-sagemaker-session-id" not in closed.headers
+
+
+async def test_a_fork_announces_itself_and_a_rewind_its_session() -> None:
+    forked = await ask(StubService(), in_session({"type": "fork_session"}))
+    rewound = await ask(StubService(), in_session({"type": "rewind_session"}))
+
+    announced = f"{FORK.session_id}; Expires={EXPIRES}"
+    assert forked.headers["x-amzn-sagemaker-session-id"] == announced
+    assert forked.headers["x-amzn-sagemaker-new-session-id"] == announced
+    assert rewound.headers["x-amzn-sagemaker-session-id"] == ANNOUNCED
+    assert "x-amzn-sagemaker-new-session-id" not in rewound.headers
 
 
 async def test_an_answer_outside_a_session_announces_none() -> None:

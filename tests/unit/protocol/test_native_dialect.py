@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 
 from tests.support.door import ask, code_of, in_session, json_of, request
-from tests.support.stub_service import EXPIRES, SESSION, StubService
-from vlm_sessions.protocol.schema import Generate, InlineImage, OpenSession, Prompt, RawImage
+from tests.support.stub_service import EXPIRES, FORK, SESSION, StubService
+from vlm_sessions.protocol.schema import (
+    Generate,
+    InlineImage,
+    OpenSession,
+    Prompt,
+    RawImage,
+    RewindSession,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
 
@@ -91,6 +98,50 @@ async def test_cancel_describe_and_close_answer_in_our_words() -> None:
     assert record["expires_at"] == EXPIRES
     assert record["turns"][0]["answer"] == "a red circle"
     assert record["caches"] == {"kv_tokens": 80, "feature_images": 1, "pixel_images": 0}
+
+
+async def test_a_fork_is_answered_as_an_opening_and_a_rewind_with_what_is_left() -> None:
+    service = StubService()
+
+    forked = await ask(service, in_session({"type": "fork_session"}))
+    rewound = await ask(service, in_session({"type": "rewind_session", "turns": 2}))
+    by_one = await ask(service, in_session({"type": "rewind_session"}))
+
+    assert [asked.session_id for asked in service.asked] == [SESSION] * 3
+    assert [asked.command for asked in service.asked] == [
+        "fork",
+        RewindSession(turns=2),
+        RewindSession(turns=1),
+    ]
+    assert json_of(forked) == {
+        "session_id": FORK.session_id,
+        "expires_at": EXPIRES,
+        "images": [{"sha256": "ab" * 32, "width": 640, "height": 480, "tokens": 64}],
+    }
+    assert json_of(rewound) == {"rewound": 2, "turns": 1}
+    assert json_of(by_one)["rewound"] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"type": "rewind_session", "turns": 0}, "invalid_field"),
+        ({"type": "rewind_session", "turns": -1}, "invalid_field"),
+        ({"type": "rewind_session", "turns": 2**31}, "invalid_field"),
+        ({"type": "rewind_session", "turns": "1"}, "invalid_field"),
+        ({"type": "rewind_session", "turns": True}, "invalid_field"),
+        ({"type": "fork_session", "turns": 1}, "invalid_field"),
+    ],
+)
+async def test_a_fork_or_rewind_that_is_not_one_is_refused(body: dict[str, Any], code: str) -> None:
+    service = StubService()
+
+    reply = await ask(service, in_session(body))
+    without = await ask(service, request({"type": body["type"]}))
+
+    assert (reply.status, code_of(reply)) == (400, code)
+    assert (without.status, code_of(without)) == (400, "bad_request")
+    assert service.asked == []
 
 
 @pytest.mark.parametrize("session", [None, "", "  ", "NEW_SESSION"])

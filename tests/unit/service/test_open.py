@@ -36,6 +36,7 @@ from vlm_sessions.protocol.schema import (
     OpenSession,
     Prompt,
     RawImage,
+    RewindSession,
 )
 from vlm_sessions.service import SessionService
 
@@ -266,6 +267,40 @@ async def test_follow_ups_on_the_real_engine_find_their_conversation_cached(
     assert described.caches.kv_tokens >= described.tokens - 1
     await service.close_session(session)
     assert (await service.engine_stats()).blocks_retained == 0
+
+
+async def test_forks_and_rewound_sessions_on_the_real_engine_compute_only_what_is_new(
+    real: RealEngine,
+) -> None:
+    service = real.service
+    parent = (await service.open(OpenSession(images=(PICTURE,)))).lifetime.session_id
+    first = await ask(service, parent, "what?")
+    second = await ask(service, parent, "and?")
+    before = first.usage.prompt_tokens + first.usage.completion_tokens
+    fork = (await service.fork(parent)).lifetime.session_id
+    in_fork = await ask(service, fork, "or?")
+    assert num_computed(in_fork) == num_asked("or?")
+    await service.rewind(parent, RewindSession(turns=1))
+    again = await ask(service, parent, "and?")
+    assert again.text == second.text
+    assert num_computed(again) == 1, "it was all said before, and the last token is drawn after"
+    await service.rewind(parent, RewindSession(turns=1))
+    other = await ask(service, parent, "ah?")
+    assert other.usage.prompt_tokens == before + num_asked("ah?")
+    assert num_computed(other) == 3, "what follows the first letter, which both questions share"
+    await service.close_session(parent)
+    assert (await service.engine_stats()).blocks_retained > 0, "the fork's"
+    await service.close_session(fork)
+    assert (await service.engine_stats()).blocks_retained == 0
+
+
+def num_computed(answer: Answer) -> int:
+    return answer.usage.prompt_tokens - answer.usage.cached_tokens
+
+
+def num_asked(text: str) -> int:
+    """Tokens that a follow-up question adds to its conversation."""
+    return len(FakeProcessor().encode_turn(first=False, system=None, text=text, images=[]).tokens)
 
 
 async def test_after_an_engine_failure_the_conversation_goes_on_as_without_it(

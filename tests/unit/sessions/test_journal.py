@@ -15,7 +15,9 @@ import pytest
 from tests.unit.sessions.test_session import make_session, make_turn
 from vlm_sessions.errors import ConfigError, InsufficientStorage, Internal, SessionClosed
 from vlm_sessions.sessions.journal import DATABASE_NAME, MAX_IDLE_LOG_BYTES, Journal, _Job
+from vlm_sessions.sessions.migrations import MIGRATIONS, migrate
 from vlm_sessions.sessions.session import (
+    ImagePlace,
     Session,
     SessionImage,
     SessionState,
@@ -129,6 +131,79 @@ async def test_an_ended_session_leaves_only_its_tombstone(journal: Journal, tmp_
         assert connection.execute("SELECT system FROM sessions").fetchone() == (None,)
     await journal.forget(3.5)
     assert (await journal.load()).tombstones == ()
+
+
+async def test_what_was_taken_back_is_gone_and_nobody_elses_images_with_it(
+    journal: Journal, tmp_path: Path
+) -> None:
+    session, other = session_with("opening"), session_with("shared")
+    await journal.add(session, {"opening": b"o"})
+    await journal.add(other, {"shared": b"s"})
+    images = tuple(SessionImage(digest, 1, 1, 1, "PNG") for digest in ("shared", "own", "opening"))
+    places = tuple(ImagePlace(image.digest, n, 1) for n, image in enumerate(images))
+    first = session.with_turn(
+        make_turn(1, places=(ImagePlace("opening", 0, 1),)), images=(), system="t", now=2.0
+    )
+    await journal.append(session, first, {})
+    second = first.with_turn(make_turn(2, places=places), images=images, system="t", now=3.0)
+    await journal.append(first, second, {"shared": b"s", "own": b"x"})
+    before = await journal.load()
+
+    back = second.rewound(1, 4.0)
+    await journal.rewind(second, back)
+    assert set((await journal.load()).sessions) == {back, other}
+    assert stored_digests(tmp_path) == {"opening", "shared"}
+    start = back.rewound(1, 5.0)
+    await journal.rewind(back, start)
+    again = await reopened(journal, tmp_path)
+    try:
+        assert set((await again.load()).sessions) == {start, other}
+        assert start.system == "s", "as it was opened"
+        assert second in before.sessions
+    finally:
+        await again.close()
+
+
+async def test_a_fork_shares_the_bytes_of_its_images_until_both_have_ended(
+    journal: Journal, tmp_path: Path
+) -> None:
+    session = session_with("d")
+    await journal.add(session, {"d": b"x"})
+    after = session.with_turn(make_turn(1), images=(), system="s", now=2.0)
+    await journal.append(session, after, {})
+    fork = after.forked(now=3.0, idle_seconds=9, max_seconds=99)
+    await journal.add(fork, {})
+    assert set((await journal.load()).sessions) == {after, fork}
+    await journal.end(end_session(after, SessionState.CLOSED, 4.0))
+    assert (await journal.load()).sessions == (fork,)
+    assert await journal.read_image("d") == b"x"
+    await journal.end(end_session(fork, SessionState.CLOSED, 5.0))
+    assert stored_digests(tmp_path) == set()
+
+
+async def test_a_journal_of_the_first_release_opens(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    with sqlite3.connect(tmp_path / "state" / DATABASE_NAME) as connection:
+        migrate(connection, MIGRATIONS[:1])
+        connection.execute(
+            "INSERT INTO sessions VALUES ('old', 'm', 'open', 1, 2, 3, 4, 5, 'be brief', 1, NULL)"
+        )
+        connection.execute("INSERT INTO images VALUES ('d', x'00')")
+        connection.execute("INSERT INTO session_images VALUES ('old', 0, 'd', 3, 4, 5, 'PNG')")
+    connection.close()
+    journal = Journal(tmp_path / "state")
+    await journal.open()
+    try:
+        (session,) = (await journal.load()).sessions
+        assert (session.id, session.created_at, session.idle_seconds) == ("old", 1, 5)
+        assert (session.system, session.opening_system) == ("be brief", "be brief")
+        assert session.pending_images == (SessionImage("d", 3, 4, 5, "PNG"),)
+        await journal.end(end_session(session, SessionState.CLOSED, 3.0))
+    finally:
+        await journal.close()
+    with sqlite3.connect(tmp_path / "state" / DATABASE_NAME) as connection:
+        texts = "SELECT system, opening_system FROM sessions"
+        assert connection.execute(texts).fetchone() == (None, None)
 
 
 async def test_a_turn_of_a_session_that_ended_is_refused(journal: Journal) -> None:

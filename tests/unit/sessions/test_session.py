@@ -1,6 +1,7 @@
 """The record: ids, lifetimes, the conversation as tokens."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from vlm_sessions.errors import MalformedSessionId
 from vlm_sessions.sessions.session import (
     ImagePlace,
     Session,
+    SessionImage,
     SessionTurn,
     check_session_id,
     new_session_id,
@@ -48,6 +50,39 @@ def test_use_renews_a_lifetime_up_to_its_maximum() -> None:
 
 def test_an_announced_lifetime_never_shrinks_when_the_clock_steps_back() -> None:
     assert make_session().used(900).expires_at == 1060
+
+
+def conversation() -> Session:
+    """Two images at the opening, one more with the second of three turns."""
+    seen = tuple(SessionImage(f"d{number}", 3, 4, 1, "PNG") for number in range(3))
+    session = replace(make_session(), num_opening_images=2, images=seen[:2])
+    opening = (ImagePlace("d0", 0, 1), ImagePlace("d1", 1, 1))
+    session = session.with_turn(make_turn(1, places=opening), images=(), system="s", now=1001)
+    third = make_turn(2, places=(ImagePlace("d2", 0, 1),))
+    session = session.with_turn(third, images=seen[2:], system="s", now=1002)
+    return session.with_turn(make_turn(3), images=(), system="s", now=1003)
+
+
+def test_turns_that_are_taken_back_go_with_all_that_they_brought() -> None:
+    session = conversation()
+    states = [session.rewound(number, 1010) for number in (1, 2, 3)]
+    assert [len(state.turns) for state in states] == [2, 1, 0]
+    assert [len(state.images) for state in states] == [3, 2, 2]
+    assert [state.system for state in states] == ["s", "s", None]
+    assert states[2].pending_images == session.images[:2]
+    assert {state.expires_at for state in states} == {1070}, "going back is a use"
+    assert states[0].tokens == session.tokens[: len(states[0].tokens)]
+
+
+def test_a_fork_has_seen_and_said_the_same_and_lives_its_own_life() -> None:
+    session = conversation()
+    fork = session.forked(now=1050, idle_seconds=30, max_seconds=90)
+    assert fork.id != session.id
+    assert (fork.tokens, fork.places) == (session.tokens, session.places)
+    assert (fork.images, fork.system, fork.model) == (session.images, "s", session.model)
+    assert (fork.created_at, fork.expires_at, fork.max_expires_at) == (1050, 1080, 1140)
+    assert fork.rewound(3, 1051).system is None
+    assert fork.rewound(3, 1051).images == session.images[:2]
 
 
 def test_the_conversation_is_its_segments_and_answers_in_order() -> None:

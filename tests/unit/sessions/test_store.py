@@ -15,10 +15,11 @@ from vlm_sessions.errors import (
     SessionClosed,
     SessionExpired,
     SessionNotFound,
+    TooFewTurns,
     TooManySessions,
 )
 from vlm_sessions.sessions.journal import Journal
-from vlm_sessions.sessions.session import Session, Tombstone
+from vlm_sessions.sessions.session import ImagePlace, Session, SessionImage, Tombstone
 from vlm_sessions.sessions.store import SessionStore
 
 SETTINGS = Settings(
@@ -297,3 +298,85 @@ async def test_a_renewal_announced_while_a_turn_is_written_stays_true(
     await writing
     assert store.get(session.id).expires_at == renewed.expires_at == clock.now + 60
     assert len(store.get(session.id).turns) == 1
+
+
+async def test_forks_and_rewinds_come_back_after_a_restart(
+    store: SessionStore, tmp_path: Path, clock: Clock
+) -> None:
+    session = await with_turn(store, await opened(store))
+    fork = await store.fork(session.id)
+    clock.advance(10)
+    rewound = await store.rewind(session.id, 1)
+    assert (len(rewound.turns), len(fork.turns)) == (0, 1)
+    assert rewound.expires_at == session.expires_at + 10
+    again = await restarted(store, tmp_path, clock)
+    try:
+        assert again.get(session.id).turns == ()
+        assert again.get(fork.id).turns == fork.turns
+        await with_turn(again, again.get(session.id))
+    finally:
+        await again.close()
+
+
+async def test_more_turns_than_there_are_cannot_be_taken_back(store: SessionStore) -> None:
+    session = await with_turn(store, await opened(store))
+    with pytest.raises(TooFewTurns, match="has 1 turns, so 2"):
+        await store.rewind(session.id, 2)
+    assert store.get(session.id) == session
+
+
+async def test_a_fork_needs_a_place_and_an_open_parent(store: SessionStore, clock: Clock) -> None:
+    parent = await opened(store)
+    forks = await asyncio.gather(*(store.fork(parent.id) for _ in range(4)), return_exceptions=True)
+    assert [isinstance(fork, TooManySessions) for fork in forks] == [False, False, True, True]
+    await store.end(parent.id)
+    with pytest.raises(SessionClosed):
+        await store.fork(parent.id)
+    with pytest.raises(SessionNotFound):
+        await store.fork("f" * 32)
+    assert store.num_open == 2
+    clock.advance(61)
+    assert len(await store.sweep()) == 2
+
+
+async def test_a_change_that_is_being_written_is_a_part_of_the_fork_or_it_is_not(
+    store: SessionStore, tmp_path: Path, clock: Clock
+) -> None:
+    """Never half of it: what the table says of a fork is what the journal says."""
+    session = await with_turn(store, await opened(store))
+    image = SessionImage("d", 1, 1, 1, "PNG")
+    place = ImagePlace("d", 0, 1)
+    changes = (
+        store.append(
+            session,
+            make_turn(2, places=(place,)),
+            images=(image,),
+            contents={"d": b"x"},
+            system=None,
+        ),
+        store.fork(session.id),
+        store.rewind(session.id, 1),
+        store.fork(session.id),
+        store.end(session.id),
+    )
+    _, with_image, _, without, _ = await asyncio.gather(*changes)
+    with pytest.raises(SessionClosed):
+        await store.fork(session.id)
+    assert (with_image.images, without.images) == ((image,), ())
+    again = await restarted(store, tmp_path, clock)
+    try:
+        assert again.get(with_image.id).turns == with_image.turns
+        assert again.get(without.id).turns == without.turns == session.turns
+        assert await again.read_image("d") == b"x"
+    finally:
+        await again.close()
+
+
+async def test_a_fork_that_finds_its_parent_just_ended_takes_no_place(store: SessionStore) -> None:
+    parent = await opened(store)
+    results = await asyncio.gather(
+        store.end(parent.id), store.fork(parent.id), return_exceptions=True
+    )
+    assert isinstance(results[1], SessionClosed)
+    for _ in range(3):
+        await opened(store)

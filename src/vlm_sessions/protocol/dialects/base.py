@@ -13,6 +13,7 @@ from vlm_sessions.protocol.schema import (
     Command,
     Described,
     Opened,
+    Rewound,
     TextDelta,
 )
 
@@ -30,6 +31,8 @@ class ReplyWriter(Protocol):
     def cancelled(self, cancelled: Cancelled) -> bytes: ...
 
     def described(self, described: Described) -> bytes: ...
+
+    def rewound(self, rewound: Rewound) -> bytes: ...
 
     def closed(self, closed: Closed) -> bytes: ...
 

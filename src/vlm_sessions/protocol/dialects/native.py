@@ -19,11 +19,14 @@ from vlm_sessions.protocol.schema import (
     Command,
     Described,
     DescribeSession,
+    ForkSession,
     Generate,
     Opened,
     OpenSession,
     Prompt,
     RawImage,
+    RewindSession,
+    Rewound,
     TextDelta,
 )
 from vlm_sessions.protocol.sse import named_event
@@ -33,6 +36,8 @@ COMMANDS: Mapping[str, type[Command]] = {
     "prompt": Prompt,
     "cancel_prompt": CancelPrompt,
     "describe_session": DescribeSession,
+    "fork_session": ForkSession,
+    "rewind_session": RewindSession,
     "close_session": CloseSession,
     "generate": Generate,
 }
@@ -120,7 +125,9 @@ def require_fitting_session(command: Command, session_id: str | None) -> None:
                 f"prompt needs a session: {SEND_THE_HEADER}, as open_session returned it, or send "
                 '"generate" for an answer without one.'
             )
-        case CancelPrompt() | DescribeSession() | CloseSession() if session_id is None:
+        case (
+            CancelPrompt() | DescribeSession() | ForkSession() | RewindSession() | CloseSession()
+        ) if session_id is None:
             raise BadRequest(f"{command.type} needs a session: {SEND_THE_HEADER}.")
         case _:
             pass
@@ -168,6 +175,9 @@ class NativeWriter:
                 "caches": described.caches.model_dump(),
             }
         )
+
+    def rewound(self, rewound: Rewound) -> bytes:
+        return dump_json({"rewound": rewound.rewound, "turns": rewound.turns})
 
     def closed(self, closed: Closed) -> bytes:
         return dump_json({"closed": closed.closed})
