@@ -71,6 +71,21 @@ def test_chat_shows_another_picture_with_the_next_question(url: str, picture: st
         assert [len(turn.images) for turn in session.describe().turns] == [1, 0]
 
 
+def test_chat_takes_the_last_answer_back(url: str, picture: str) -> None:
+    with Client(url).open() as session:
+        lines = io.StringIO("One?\nTwo?\n/undo\nThree?\n")
+        conversation.chat(session, {"max_new_tokens": 2}, lines=lines, out=io.StringIO())
+        assert [turn.prompt for turn in session.describe().turns] == ["One?", "Three?"]
+
+
+def test_undoing_too_much_is_told_and_keeps_the_picture_that_waits(url: str, picture: str) -> None:
+    lines, out = Terminal(f"/image {picture}\n/undo\nHello?\n/quit\n"), io.StringIO()
+    with Client(url).open() as session:
+        conversation.chat(session, {"max_new_tokens": 2}, lines=lines, out=out)
+        assert [len(turn.images) for turn in session.describe().turns] == [1]
+    assert "! The session has 0 turns, so 1 cannot be taken back" in out.getvalue()
+
+
 def test_a_person_may_put_a_question_right_and_go_on(url: str) -> None:
     lines, out = Terminal("/image no.png\nWhat?\nHello?\n/quit\n"), io.StringIO()
     with Client(url).open() as session:

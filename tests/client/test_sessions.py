@@ -18,6 +18,7 @@ from vlm_sessions.client import (
     AsyncClient,
     Busy,
     Client,
+    ConversationConflict,
     InvalidRequest,
     SessionEnded,
 )
@@ -110,6 +111,72 @@ def test_a_description_tells_the_record_and_its_caches(make_client: ClientMaker)
         ]
         assert described.caches.kv_tokens > 0
         assert datetime.now(UTC) < described.expires_at <= described.max_expires_at
+
+
+def test_a_fork_goes_its_own_way_from_what_was_said(make_client: ClientMaker) -> None:
+    with make_client().open([RED, BLUE]) as chat:
+        chat.ask("What is this?", max_new_tokens=8)
+        with chat.fork() as fork:
+            assert fork.id != chat.id
+            assert fork.images == chat.images
+            there = fork.ask("And there?", max_new_tokens=8)
+            here = chat.ask("And there?", max_new_tokens=8)
+            assert there.text == here.text
+            fork.ask("Why?", max_new_tokens=1)
+            assert len(fork.describe().turns) == 3
+        assert len(chat.describe().turns) == 2, "it is open still"
+
+
+async def test_asynchronous_sessions_fork_and_go_back(
+    make_async_client: AsyncClientMaker,
+) -> None:
+    async with make_async_client() as client, client.open(RED) as chat:
+        first = await chat.ask("What is this?", max_new_tokens=8)
+        async with await chat.fork() as fork:
+            assert await fork.rewind() == 0
+            again = await fork.ask("What is this?", max_new_tokens=8)
+            assert again.text == first.text
+        assert len((await chat.describe()).turns) == 1
+
+
+def test_turns_are_taken_back_images_and_all(make_client: ClientMaker) -> None:
+    with make_client().open(RED) as chat:
+        for question in ("One?", "Two?", "Three?"):
+            chat.ask(question, images=BLUE, max_new_tokens=2)
+        assert chat.rewind() == 2
+        assert chat.rewind(turns=2) == 0
+        assert len(chat.describe().images) == 1
+        with pytest.raises(InvalidRequest, match="0 turns") as caught:
+            chat.rewind()
+        assert (caught.value.status, caught.value.code) == (422, "too_few_turns")
+
+
+def test_a_session_that_is_answering_cannot_go_back(make_client: ClientMaker, gate: Gate) -> None:
+    with make_client().open() as chat, ThreadPoolExecutor() as threads:
+        chat.ask("Hello?", max_new_tokens=1)
+        gate.shut()
+        try:
+            asked = threads.submit(chat.ask, "And now?", max_new_tokens=1)
+            gate.wait_reached()
+            with pytest.raises(ConversationConflict) as caught:
+                chat.rewind()
+        finally:
+            gate.open()
+        assert caught.value.code == "session_busy"
+        asked.result(timeout=30.0)
+        assert len(chat.describe().turns) == 2
+
+
+def test_a_stream_that_was_left_is_no_turn_to_take_back(
+    make_client: ClientMaker, gate: Gate
+) -> None:
+    with make_client().open(RED) as chat:
+        chat.ask("What is this?", max_new_tokens=2)
+        gate.shut_after(FEW_STEPS)
+        for _ in chat.stream("Tell me everything.", max_new_tokens=1500, ignore_eos=True):
+            break
+        gate.open()
+        assert chat.rewind() == 0
 
 
 def test_a_closed_session_says_that_it_has_ended(make_client: ClientMaker) -> None:

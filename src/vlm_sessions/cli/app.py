@@ -106,7 +106,7 @@ def chat(
     temperature: Temperature = None,
     seed: Seed = None,
 ) -> None:
-    """Talk about a picture. /quit ends it; so does the end of a piped input."""
+    """Talk about a picture. /undo takes the last answer back, /quit ends it."""
     sampling = _sampling(max_new_tokens, temperature, seed)
     pictures = [*([picture] if picture else []), *(image or [])]
     with (

@@ -16,6 +16,7 @@ from vlm_sessions.client.wire import Sampling
 
 QUIT = "/quit"
 SHOW = "/image "
+UNDO = "/undo"
 PROMPT = "> "
 
 
@@ -39,7 +40,8 @@ def ask(
 
 def chat(session: Session, sampling: Sampling, *, lines: TextIO, out: TextIO) -> None:
     """Answer ``lines`` until ``/quit`` or their end. ``/image PATH`` shows a picture with the next
-    question. From a terminal each line is asked for, and Ctrl-C stops an answer, not the chat.
+    question, ``/undo`` takes back the last question and its answer. From a terminal each line is
+    asked for, and Ctrl-C stops an answer, not the chat.
 
     Raises:
         ClientError: as ``session.stream``, but for questions that can be put right.
@@ -53,7 +55,11 @@ def chat(session: Session, sampling: Sampling, *, lines: TextIO, out: TextIO) ->
             pictures.append(line.removeprefix(SHOW).strip())
         elif line:
             try:
-                with session.stream(line, pictures, **sampling) as stream:
+                if line == UNDO:
+                    session.rewind()
+                    continue
+                shown, pictures = pictures, []
+                with session.stream(line, shown, **sampling) as stream:
                     _write(stream, out)
             except (ImageNotReadable, InvalidRequest) as exc:
                 if not interactive:
@@ -63,7 +69,6 @@ def chat(session: Session, sampling: Sampling, *, lines: TextIO, out: TextIO) ->
                 if not interactive:
                     raise
                 out.write(" (stopped)\n")
-            pictures = []
 
 
 def _read(lines: TextIO, out: TextIO, interactive: bool) -> str | None:

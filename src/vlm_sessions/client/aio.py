@@ -146,6 +146,13 @@ class AsyncSession:
     async def describe(self) -> Description:
         return await self._caller.call(wire.describe_session(self.id), replies.description)
 
+    async def fork(self) -> AsyncSession:
+        opened = await self._caller.call(wire.fork_session(self.id), replies.opened)
+        return AsyncSession(self._caller, opened)
+
+    async def rewind(self, turns: int = 1) -> int:
+        return await self._caller.call(wire.rewind_session(self.id, turns), replies.rewound)
+
     async def close(self) -> None:
         with suppress(SessionEnded):
             await self._caller.call(wire.close_session(self.id), replies.closed)

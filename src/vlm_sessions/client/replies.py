@@ -65,6 +65,11 @@ def cancelled(reply: Reply) -> bool:
     return _fields(reply).flag("cancelled")
 
 
+def rewound(reply: Reply) -> int:
+    """How many turns are left."""
+    return _fields(reply).integer("turns")
+
+
 def closed(reply: Reply) -> None:
     raise_for_error(reply)
 

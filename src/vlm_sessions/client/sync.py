@@ -111,7 +111,7 @@ class Client:
 
 
 class Session:
-    """A conversation that the service keeps, images included. Made by ``Client.open``.
+    """A conversation that the service keeps, images included. Made by ``Client.open`` or ``fork``.
 
     As a context manager it is closed at the end. Prompts of one session run in order.
     """
@@ -126,7 +126,7 @@ class Session:
 
     @property
     def images(self) -> tuple[ImageInfo, ...]:
-        """Those that the session was opened with."""
+        """Those that the session was opened with; of a fork, all that it began with."""
         return self._opened.images
 
     def ask(
@@ -156,6 +156,26 @@ class Session:
     def describe(self) -> Description:
         """The session's record, less its bytes, and where it is cached."""
         return self._caller.call(wire.describe_session(self.id), replies.description)
+
+    def fork(self) -> Session:
+        """Another session that has seen and said the same so far. From here on they differ, and
+        each has a lifetime of its own. A running turn is not part of it.
+
+        Raises:
+            SessionEnded: closed or expired.
+            ClientError: see ``errors``.
+        """
+        return Session(self._caller, self._caller.call(wire.fork_session(self.id), replies.opened))
+
+    def rewind(self, turns: int = 1) -> int:
+        """Take back the last turns, images and all. Returns how many are left.
+
+        Raises:
+            ConversationConflict: a prompt is running or waiting.
+            InvalidRequest: there are not so many.
+            ClientError: see ``errors``.
+        """
+        return self._caller.call(wire.rewind_session(self.id, turns), replies.rewound)
 
     def close(self) -> None:
         """End the session. Does nothing if it has ended already."""

@@ -49,7 +49,7 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session has begun. ``expires_at`` moves with every use."""
+    """A session was opened or forked. ``expires_at`` moves with every use."""
 
     session_id: str
     expires_at: datetime

@@ -112,6 +112,14 @@ def describe_session(session_id: str) -> Request:
     return Request(_json({"type": "describe_session"}), session_id=session_id)
 
 
+def fork_session(session_id: str) -> Request:
+    return Request(_json({"type": "fork_session"}), session_id=session_id)
+
+
+def rewind_session(session_id: str, turns: int) -> Request:
+    return Request(_json({"type": "rewind_session", "turns": turns}), session_id=session_id)
+
+
 def close_session(session_id: str) -> Request:
     return Request(_json({"type": "close_session"}), session_id=session_id)
 
