@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.model.exactness import hold_and_compare, make_engine
+from tests.model.exactness import branch_and_compare, hold_and_compare, make_engine
 from tests.model.tiny import KINDS, Kind, save_tiny
 from vlm_sessions.config import Settings
 from vlm_sessions.engine.types import Draw
@@ -36,6 +36,12 @@ def test_sessions_answer_as_generate_does(path: Path, num_sessions: int) -> None
 def test_answers_are_the_same_after_every_cache_was_dropped(path: Path) -> None:
     engine = make_engine(path, device="cuda")
     hold_and_compare(path, engine, num_sessions=2, device="cuda", clear=True)
+
+
+def test_forked_and_rewound_sessions_answer_as_generate_does(path: Path) -> None:
+    engine = make_engine(path, device="cuda")
+    branch_and_compare(path, engine, seed=0, device="cuda")
+    assert engine.stats().blocks_copied_total > 0
 
 
 def test_the_device_is_chosen_with_bfloat16_and_a_pool_of_its_free_memory(path: Path) -> None:

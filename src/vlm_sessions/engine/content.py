@@ -32,22 +32,20 @@ class TokenChain:
     """A list of tokens and images, which may grow at its end but never change, cut into blocks."""
 
     def __init__(self, tokens: Iterable[int], images: Sequence[ImageSpan], block_size: int) -> None:
-        self.tokens: list[int] = []
+        self.tokens = list(tokens)
         self.hashes: list[bytes] = []
         """Of the full blocks."""
         self._images = images
         self._image_ends = [image.start + image.length for image in images]
         self._block_size = block_size
         self._pack = struct.Struct(f"<{block_size}I").pack
-        self.extend(tokens)
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def extend(self, tokens: Iterable[int]) -> None:
-        self.tokens.extend(tokens)
-        for index in range(len(self.hashes), len(self.tokens) // self._block_size):
+        for index in range(len(self.tokens) // block_size):
             self.hashes.append(self._hash(index))
+
+    def append(self, token: int) -> None:
+        self.tokens.append(token)
+        if len(self.tokens) % self._block_size == 0:
+            self.hashes.append(self._hash(len(self.hashes)))
 
     def content(self, index: int, end: int) -> bytes:
         """What block ``index`` holds of the first ``end`` tokens; empty: nothing."""

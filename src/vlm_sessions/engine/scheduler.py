@@ -169,7 +169,7 @@ class Scheduler:
         chain = TokenChain(tokens, images, self._pool.block_size)
         digests = tuple(dict.fromkeys(image.digest for image in images))
         return CacheLocation(
-            kv_tokens=self._pool.match(chain, len(chain)).num_tokens,
+            kv_tokens=self._pool.match(chain, len(tokens)).num_tokens,
             features=tuple(d for d in digests if d in self._images.features),
             pixels=tuple(d for d in digests if d in self._images.pixels),
         )

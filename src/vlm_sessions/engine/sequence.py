@@ -38,6 +38,7 @@ class Sequence:
         self.started_at: float | None = None
         self.state = SequenceState.WAITING
         self.chain = TokenChain(turn.tokens, turn.images, block_size)
+        self.tokens = self.chain.tokens
         self.num_computed = 0
         self.blocks: list[int] = []
         self.num_committed = 0
@@ -63,7 +64,7 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
-        return len(self.chain)
+        return len(self.tokens)
 
     @property
     def num_prompt(self) -> int:
@@ -71,7 +72,7 @@ class Sequence:
 
     @property
     def num_output(self) -> int:
-        return len(self.chain) - len(self.turn.tokens)
+        return len(self.tokens) - len(self.turn.tokens)
 
     @property
     def wants_token(self) -> bool:
@@ -80,20 +81,20 @@ class Sequence:
 
     @property
     def is_computed(self) -> bool:
-        return self.num_computed == len(self.chain)
+        return self.num_computed == len(self.tokens)
 
     @property
     def is_decoding(self) -> bool:
-        return self.prefill_reported and self.num_computed == len(self.chain) - 1
+        return self.prefill_reported and self.num_computed == len(self.tokens) - 1
 
     @property
     def num_blocks_needed(self) -> int:
-        return -(-len(self.chain) // self._block_size)
+        return -(-len(self.tokens) // self._block_size)
 
     @property
     def num_reusable(self) -> int:
         """Tokens that need not be computed if they are cached: one is left if one is drawn."""
-        return len(self.chain) - int(self.wants_token)
+        return len(self.tokens) - int(self.wants_token)
 
     # --- what it goes through -------------------------------------------------------------------
 
@@ -117,7 +118,7 @@ class Sequence:
         self.num_committed = self.num_computed = 0
 
     def append(self, token: int) -> None:
-        self.chain.extend((token,))
+        self.chain.append(token)
 
     def unheld_image(self, end: int) -> ImageSpan | None:
         """The next image needed to compute up to ``end`` whose features it does not hold."""
@@ -147,11 +148,11 @@ class Sequence:
         """The work of computing its tokens from ``num_computed`` to ``end``."""
         start = self.num_computed
         draw = None
-        if end == len(self.chain) and self.wants_token:
+        if end == len(self.tokens) and self.wants_token:
             draw = Draw(self.turn.sampling, self.num_output)
         return TokenSpan(
             turn_id=self.turn.turn_id,
-            tokens=tuple(self.chain.tokens[start:end]),
+            tokens=tuple(self.tokens[start:end]),
             start=start,
             blocks=tuple(self.blocks),
             images=self._slices(start, end),
