@@ -83,7 +83,7 @@ def test_undoing_too_much_is_told_and_keeps_the_picture_that_waits(url: str, pic
     with Client(url).open() as session:
         conversation.chat(session, {"max_new_tokens": 2}, lines=lines, out=out)
         assert [len(turn.images) for turn in session.describe().turns] == [1]
-    assert "! The session has 0 turns, so 1 cannot be taken back" in out.getvalue()
+    assert "! 1 turns cannot be taken back: the session has 0" in out.getvalue()
 
 
 def test_a_person_may_put_a_question_right_and_go_on(url: str) -> None:

@@ -57,6 +57,8 @@ def chat(session: Session, sampling: Sampling, *, lines: TextIO, out: TextIO) ->
             try:
                 if line == UNDO:
                     session.rewind()
+                    if interactive:
+                        out.write("(taken back)\n")
                     continue
                 shown, pictures = pictures, []
                 with session.stream(line, shown, **sampling) as stream:

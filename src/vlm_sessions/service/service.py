@@ -299,7 +299,7 @@ class SessionService:
             return
         prefix = await self._prefix(session)
         await self._prefills.cancel(session.id)
-        if prefix.tokens:
+        if prefix.tokens and self._store.is_open(session.id):
             self._prefills.begin(session, prefix, {}, after=after)
 
     async def _prefix(self, session: Session) -> Segment:

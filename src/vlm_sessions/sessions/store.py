@@ -73,6 +73,10 @@ class SessionStore:
     def num_open(self) -> int:
         return len(self._open)
 
+    def is_open(self, session_id: str) -> bool:
+        """Whether a session has neither been closed nor ended by time."""
+        return session_id in self._open
+
     async def open(
         self,
         *,
@@ -242,8 +246,8 @@ class SessionStore:
                 before = self.get(session_id)
                 if num_turns > len(before.turns):
                     raise TooFewTurns(
-                        f"The session has {len(before.turns)} turns, so {num_turns} cannot be "
-                        "taken back. describe_session lists them."
+                        f"{num_turns} turns cannot be taken back: the session has "
+                        f"{len(before.turns)}. describe_session lists them."
                     )
                 after = before.rewound(num_turns, self._clock())
                 await self._journal.rewind(before, after.kept_ahead())

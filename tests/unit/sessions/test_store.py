@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -17,6 +18,7 @@ from vlm_sessions.errors import (
     SessionNotFound,
     TooFewTurns,
     TooManySessions,
+    VlmError,
 )
 from vlm_sessions.sessions.journal import Journal
 from vlm_sessions.sessions.session import ImagePlace, Session, SessionImage, Tombstone
@@ -320,7 +322,7 @@ async def test_forks_and_rewinds_come_back_after_a_restart(
 
 async def test_more_turns_than_there_are_cannot_be_taken_back(store: SessionStore) -> None:
     session = await with_turn(store, await opened(store))
-    with pytest.raises(TooFewTurns, match="has 1 turns, so 2"):
+    with pytest.raises(TooFewTurns, match="2 turns cannot be taken back: the session has 1"):
         await store.rewind(session.id, 2)
     assert store.get(session.id) == session
 
@@ -380,3 +382,63 @@ async def test_a_fork_that_finds_its_parent_just_ended_takes_no_place(store: Ses
     assert isinstance(results[1], SessionClosed)
     for _ in range(3):
         await opened(store)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_happens_at_once_the_journal_holds_what_the_table_holds(
+    tmp_path: Path, clock: Clock, seed: int
+) -> None:
+    random = Random(seed)
+    settings = SETTINGS.model_copy(update={"max_sessions": 12})
+    store = SessionStore(Journal(tmp_path), settings, clock)
+    await store.start()
+    sessions = {(await opened(store)).id for _ in range(3)}
+
+    async def ask(session_id: str) -> None:
+        digest = random.choice("abcd")
+        number = random.randrange(100)
+        await store.append(
+            store.get(session_id),
+            make_turn(number, places=(ImagePlace(digest, 0, 1),)),
+            images=(SessionImage(digest, 1, 1, 1, "PNG"),),
+            contents={digest: digest.encode()},
+            system=random.choice(["s", None]),
+        )
+
+    async def fork(session_id: str) -> None:
+        sessions.add((await store.fork(session_id)).id)
+
+    async def rewind(session_id: str) -> None:
+        await store.rewind(session_id, random.randint(1, 3))
+
+    async def touch(session_id: str) -> None:
+        clock.advance(1)
+        await store.touch(session_id)
+
+    async def end(session_id: str) -> None:
+        await store.end(session_id)
+
+    changes = [ask] * 6 + [fork] * 3 + [rewind] * 3 + [touch] * 2 + [end]
+    for _ in range(60):
+        # One change of turns for each session, as its line has it; the others come as they like.
+        asked = random.sample(sorted(sessions), min(3, len(sessions)))
+        at_once = [random.choice(changes)(session_id) for session_id in asked]
+        at_once += [random.choice([fork, touch, end])(random.choice(asked))]
+        results = await asyncio.gather(*at_once, return_exceptions=True)
+        assert all(result is None or isinstance(result, VlmError) for result in results), results
+        sessions = {session_id for session_id in sessions if store.is_open(session_id)}
+        if not sessions:
+            sessions = {(await opened(store)).id}
+    table = {session_id: store.get(session_id) for session_id in sessions}
+    again = await restarted(store, tmp_path, clock)
+    try:
+        for session_id, session in table.items():
+            kept = again.get(session_id)
+            assert (kept.turns, kept.images, kept.system) == (
+                (session.turns, session.images, session.system)
+            )
+            assert kept.expires_at >= session.expires_at
+            for digest in {image.digest for image in session.images}:
+                assert await again.read_image(digest) == digest.encode()
+    finally:
+        await again.close()
