@@ -67,9 +67,10 @@ class Container:
 
     @property
     def pid(self) -> int:
-        """This machine's number of the container's first process; 0: it does not run."""
+        """This machine's number of the container's first process; 0: there is none."""
         if not self._pid or not Path(f"/proc/{self._pid}/ns/net").exists():
-            self._pid = int(self.state()["Pid"])
+            asked = self.engine.run("inspect", "-f{{.State.Pid}}", self.identity, check=False)
+            self._pid = int(asked.stdout) if asked.returncode == 0 else 0
         return self._pid
 
     def processes(self) -> list[psutil.Process]:

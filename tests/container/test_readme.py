@@ -121,8 +121,8 @@ def test_a_block_about_the_container_does_what_it_says(block: Block, shell: Shel
 
 def test_the_containers_of_the_page_serve_in_the_end(shell: Shell) -> None:
     for address in shell.addresses.values():
-        waited = shell.run(f"until curl -sf http://{address}/ping; do sleep 1; done")
-        assert '"status":"Healthy"' in waited.stdout
+        curl = f"curl -sf --retry 60 --retry-delay 1 --retry-all-errors http://{address}/ping"
+        assert '"status":"Healthy"' in shell.run(curl).stdout
 
 
 def test_the_page_has_its_blocks() -> None:
