@@ -33,6 +33,7 @@ PREFIX = "VLM_"
 RUN_DIR_VARIABLE = "_VLM_SESSIONS_RUN_DIR"
 LOG_SOCKET = "log.sock"
 ABORTS_SOCKET = "aborts.sock"
+DRAINED_MARK = "drained"
 
 # Names that SageMaker and its containers use for settings of ours. A VLM_ variable wins over them.
 SAGEMAKER_NAMES: Mapping[str, str] = {

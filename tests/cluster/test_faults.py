@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -26,6 +27,7 @@ from tests.cluster.parts import (
     router,
     wait_until,
 )
+from vlm_sessions.cluster.router import MAX_FINDING
 
 SHORT_HOLD_SECONDS = 1.0
 SHORT_AWAY_SECONDS = 3
@@ -192,6 +194,24 @@ def test_a_busy_replica_that_takes_its_time_over_ping_is_not_given_up(
     assert routing.states()["a"] == "ready"
 
 
+@pytest.mark.parametrize("silent", range(3))
+def test_an_unknown_id_beside_a_silent_replica_does_no_harm(
+    impatient: Routing,
+    impatient_http: httpx.Client,
+    http: httpx.Client,
+    replicas: list[Fake],
+    silent: int,
+) -> None:
+    answering = replicas[silent - 1]
+    elsewhere = open_at(http, answering)
+    haproxy = impatient.haproxy_pid()
+    replicas[silent].freeze()
+    # The others' replies to the question come at once, this one's not within seconds.
+    assert code_of(ask(impatient_http, "ts-seq-unknown")) == (503, "unavailable")
+    assert ask(impatient_http, elsewhere).json() == {"replica": answering.name, "turn": 0}
+    assert impatient.haproxy_pid() == haproxy
+
+
 # --- restarted --------------------------------------------------------------------------------
 
 
@@ -349,6 +369,25 @@ def test_a_client_that_leaves_while_it_waits_never_reaches_the_replica(
     replicas[0].tell_ping(status=200)
     routing.wait_state("a", "ready")
     assert ask(http, session).json()["turn"] == 0
+    # That somebody leaves is no alarm.
+    assert not [line for line in routing.lines if "aborting Lua" in line]
+
+
+def test_clients_that_leave_while_replicas_are_asked_keep_nobody_else_from_asking(
+    routing: Routing, impatient_http: httpx.Client, http: httpx.Client, replicas: list[Fake]
+) -> None:
+    elsewhere = open_at(impatient_http, replicas[1])  # this router has never heard of it
+    replicas[0].freeze()  # the questions go out, and its answer to them does not come
+    with ExitStack() as leaving:
+        for number in range(2 * MAX_FINDING):
+            request = f"POST /invocations HTTP/1.1\r\nHost: x\r\n{SESSION}: left-{number}\r\n"
+            address = ("127.0.0.1", int(routing.url.rsplit(":", 1)[1]))
+            client = leaving.enter_context(socket.create_connection(address))
+            client.sendall(request.encode() + b"Content-Length: 2\r\n\r\n{}")
+        wait_until(lambda: routing.admin("show sess").count("proto=? ") >= MAX_FINDING)
+    replicas[0].thaw()
+    routing.wait_state("a", "ready")
+    assert ask(http, elsewhere).json() == {"replica": "b", "turn": 0}
 
 
 # --- the operator -----------------------------------------------------------------------------

@@ -182,6 +182,7 @@ def test_a_port_in_use_is_one_clear_line_and_exit_code_1() -> None:
         (["router", "--replica=x:0"], "--replica 'x:0' is not an address"),
         (["router", "--replica=a b:1"], "is not an address"),
         (["router", "--replica=a/b=x:1"], "is not a name"),
+        (["router", *(f"--replica=x:{port}" for port in range(1, 66))], "at most 64"),
         (["router", "--replica=x:1", "--replica=x:1"], "given twice"),
         (["router", "--replica=a=x:1", "--replica=a=x:2"], "given twice"),
         (["router", "--replica=x:1", "--peer=b=x:2"], "--listen-peer"),

@@ -101,8 +101,8 @@ def test_routers_that_were_all_restarted_learn_from_the_replicas(
         for turn in range(2):
             for session, owner in sessions.items():
                 assert ask(http, session).json() == {"replica": owner, "turn": turn}
-        # Each replica was asked about each session, once.
-        assert num_asked(replicas) - asked == len(sessions) * len(replicas)
+        # Replicas were asked about each session until one knew it, and never again.
+        assert len(sessions) <= num_asked(replicas) - asked <= len(sessions) * len(replicas)
 
 
 def test_a_session_that_was_closed_before_all_routers_restarted_is_still_410(pair: Pair) -> None:

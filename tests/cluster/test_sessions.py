@@ -116,6 +116,17 @@ def test_a_session_is_continued_by_chat_completions_too(http: httpx.Client) -> N
     assert reply.json() == {"replica": owner, "turn": 0}
 
 
+def test_a_fork_is_known_to_belong_where_its_parent_does(
+    http: httpx.Client, replicas: list[Fake]
+) -> None:
+    parent, owner = open_session(http)
+    fork = invoke(http, {"type": "fork_session"}, parent).json()["session_id"]
+    before = num_received(replicas)
+    assert ask(http, fork).json() == {"replica": owner, "turn": 0}
+    assert num_received(replicas) - before == 1, "no replica was asked whose it is"
+    assert ask(http, parent).json() == {"replica": owner, "turn": 0}
+
+
 def test_a_picture_of_many_buffers_passes_as_a_body_and_in_a_prompt(http: httpx.Client) -> None:
     picture = bytes(20_000_000)
     opened = http.post("/invocations", content=picture, headers={"Content-Type": "image/png"})
@@ -141,10 +152,17 @@ def test_a_malformed_id_is_refused_and_no_replica_asked(
     assert num_received(replicas) == before
 
 
-def test_two_ids_in_one_request_are_refused(http: httpx.Client) -> None:
-    one, two = open_session(http)[0], open_session(http)[0]
-    reply = http.post("/invocations", json={}, headers=[(SESSION, one), (SESSION, two)])
-    assert code_of(reply) == (400, "malformed_session_id")
+@pytest.mark.parametrize("other", ["ts-seq-another", "NEW_SESSION", ""])
+def test_two_session_headers_are_refused_whichever_comes_last(
+    http: httpx.Client, replicas: list[Fake], other: str
+) -> None:
+    session, _ = open_session(http)
+    before = num_received(replicas)
+    for values in [(session, other), (other, session)]:
+        headers = [(SESSION, value) for value in values]
+        reply = http.post("/invocations", json={"type": "prompt"}, headers=headers)
+        assert code_of(reply) == (400, "malformed_session_id")
+    assert num_received(replicas) == before
 
 
 def test_an_id_that_no_replica_knows_is_404_once_all_have_been_asked(
@@ -178,7 +196,7 @@ def test_a_stream_comes_as_it_is_written(routing: Routing, http: httpx.Client) -
     assert f'"replica": "{owner}"' in chunks[-1]
 
 
-def test_pipelined_requests_on_one_connection_go_to_their_own_owners(http: httpx.Client) -> None:
+def test_requests_on_one_connection_go_each_to_its_own_owner(http: httpx.Client) -> None:
     sessions = dict(open_session(http) for _ in range(6))
     assert len(set(sessions.values())) == 3
     for session, owner in sessions.items():  # one keep-alive connection

@@ -159,6 +159,8 @@ class Replica:
         match asked.get("type"):
             case "describe_session":
                 return web.json_response({"session_id": session_id, "replica": self.name})
+            case "fork_session":
+                return self._open(0)
             case "close_session":
                 self.sessions.put(session_id, None)
                 return web.json_response({"closed": True}, headers={CLOSED_SESSION: session_id})

@@ -13,6 +13,7 @@ import pytest
 
 from tests.torchserve.server import Server, serving, wait_gone
 from tests.torchserve.test_transport import expected_stream
+from vlm_sessions.config import DRAINED_MARK
 
 SLACK_SECONDS = 15.0
 """What a busy machine may add to any promise."""
@@ -32,6 +33,12 @@ def terminate(server: Server) -> float:
 
 def status(server: Server, path: str) -> int:
     return httpx.get(server.url + path, timeout=10).status_code
+
+
+def run_dir(server: Server) -> Path:
+    """The supervisor's private directory."""
+    config = next(part for part in server.java().cmdline() if part.endswith("config.properties"))
+    return Path(config).parent
 
 
 def test_a_running_stream_finishes_and_new_work_is_refused_meanwhile(
@@ -66,7 +73,7 @@ def test_during_the_notice_ping_fails_and_nothing_is_refused_yet(
         assert time.monotonic() - begun >= notice
 
 
-def test_a_client_that_reads_slowly_gets_what_the_worker_wrote_before_it_ended(
+def test_a_client_that_reads_slowly_gets_what_the_worker_wrote_before_it_was_done(
     stub_store: Path, tmp_path: Path
 ) -> None:
     headers = {"x-chunks": "40", "x-size": "100000"}
@@ -74,9 +81,10 @@ def test_a_client_that_reads_slowly_gets_what_the_worker_wrote_before_it_ended(
         with httpx.stream("POST", server.url + "/v1/stream", headers=headers) as reply:
             chunks = reply.iter_raw()
             received = next(chunks)
-            worker = server.worker()
+            drained = run_dir(server) / DRAINED_MARK
             terminate(server)
-            worker.wait(SLACK_SECONDS)
+            # It is gone with the supervisor, once the kernel has taken all that is to be read.
+            wait_until(lambda: drained.exists() or not drained.parent.exists(), SLACK_SECONDS)
             received += b"".join(chunks)
         assert received == expected_stream(40, 100_000)
         assert server.process.wait(SLACK_SECONDS) == 0
@@ -100,6 +108,26 @@ def test_an_answer_that_takes_longer_than_the_drain_ends_in_an_error(
     (reply,) = replies
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "draining")
     assert reply.headers["retry-after"] == "1"
+
+
+def test_who_asks_after_the_last_answer_is_refused_until_the_edge_lets_nobody_in(
+    stub_store: Path, tmp_path: Path
+) -> None:
+    with serving(stub_store, tmp_path) as server:
+        drained = run_dir(server) / DRAINED_MARK
+        headers = {"x-chunks": "40", "x-delay": "0.1"}
+        with httpx.stream("POST", server.url + "/v1/stream", headers=headers) as reply:
+            terminate(server)
+            wait_until(lambda: status(server, "/ping") == 503)
+            server.process.send_signal(signal.SIGSTOP)  # it will be late to close the edge
+            try:
+                reply.read()
+                wait_until(drained.exists)
+                late = httpx.post(server.url + "/v1/answer")
+            finally:
+                server.process.send_signal(signal.SIGCONT)
+        assert server.process.wait(SLACK_SECONDS) == 0
+    assert (late.status_code, late.json()["error"]["code"]) == (503, "draining")
 
 
 @pytest.mark.parametrize("part", ["worker", "java"])

@@ -164,6 +164,20 @@ def test_a_path_over_the_limit_is_not_found(stub_server: Server) -> None:
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
 
 
+@pytest.mark.parametrize("escape", ["%", "%zz", "%00", "%ff", "%2e%2e/models"])
+def test_an_escape_in_a_path_well_formed_or_not_is_not_found(
+    stub_server: Server, escape: str
+) -> None:
+    raw = f"GET /v1/{escape} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+    replies = send(stub_server, raw)
+    assert (replies.statuses, replies.body["error"]["code"]) == ([404], "not_found")
+
+
+def test_an_expectation_that_nobody_knows_is_ignored(stub_server: Server) -> None:
+    head = POST + b"Expect: a miracle\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
+    assert send(stub_server, head + b"abc").statuses == [200]
+
+
 def test_an_address_in_full_is_its_path(stub_server: Server) -> None:
     own = b"GET http://x/v1/echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert send(stub_server, own).body["path"] == "/v1/echo"

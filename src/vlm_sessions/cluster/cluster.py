@@ -149,10 +149,19 @@ class Cluster:
 
     async def _update(self) -> None:
         for replica in self._replicas:
+            # One at a time: beside another that is down, this one may be all that there is.
+            if not await self._all_ready():
+                return
             self._console.say(f"Updating {replica.name}: it drains, ends and starts again …")
             await replica.process.stop()
             await self._until(replica, is_ready=False)
             replica.process.resume()
+        if await self._all_ready():
+            self._console.say("All replicas are updated.")
+
+    async def _all_ready(self) -> bool:
+        """Wait until all replicas are; ``False``: one is not in time, which has been said."""
+        for replica in self._replicas:
             try:
                 async with asyncio.timeout(READY_SECONDS):
                     await self._until(replica, is_ready=True)
@@ -160,8 +169,8 @@ class Cluster:
                 self._console.say(
                     f"{replica.name} is not ready after {READY_SECONDS:g} s: the update ends here."
                 )
-                return
-        self._console.say("All replicas are updated.")
+                return False
+        return True
 
     async def _until(self, replica: Replica, *, is_ready: bool) -> None:
         """Wait until every router sees it so."""

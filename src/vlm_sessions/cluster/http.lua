@@ -1,4 +1,5 @@
--- Requests of the router's own to replicas, each over a connection of its own.
+-- Requests of the router's own to replicas, each over a connection of its own. Receive at once what was
+-- sent: HAProxy 2.6 spins while a reply waits to be read.
 
 local http = {}
 
@@ -36,11 +37,6 @@ function http.receive(exchange, wants_body)
   end
   exchange.socket:close()
   return status, body or ""
-end
-
--- Ends the exchange without a reply.
-function http.leave(exchange)
-  exchange.socket:close()
 end
 
 return http

@@ -73,6 +73,10 @@ class RouterOptions:
     def __post_init__(self) -> None:
         if not self.replicas:
             raise ConfigError("A router needs replicas: give --replica HOST:PORT for each.")
+        if len(self.replicas) > MAX_REPLICAS:
+            raise ConfigError(
+                f"{len(self.replicas)} times --replica; a router takes at most {MAX_REPLICAS}."
+            )
         _check_unique("--replica", self.replicas)
         _check_unique("--peer", self.peers)
         if len({replica.number for replica in self.replicas}) < len(self.replicas):

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from vlm_sessions.cluster.keeper import Kept
-from vlm_sessions.cluster.options import Member, RouterOptions
+from vlm_sessions.cluster.options import MAX_REPLICAS, Member, RouterOptions
 from vlm_sessions.cluster.refusals import BAD_REQUEST, REQUEST_TIMEOUT, lua_module
 from vlm_sessions.serve import edge
 from vlm_sessions.serve.address import bind_address, reachable_url
@@ -26,8 +26,14 @@ _SERVER_MARGIN_SECONDS = 30
 """A replica's edge gives up 15 s after the replica's own deadlines, and the router after that."""
 _TABLE_ENTRIES = 200_000
 """Sessions whose owner the table keeps; of one that was dropped the replicas are asked."""
+MAX_FINDING = 64
+"""Unknown sessions that replicas are asked about at the same time, with a socket each."""
+_SPARE_CONNECTIONS = (MAX_FINDING + MAX_REPLICAS) // 2
+"""HAProxy counts two sockets each: for questions and pings. `edge.max_connections` leaves room."""
 _LUA_FILES = ("router.lua", "routes.lua", "replicas.lua", "replies.lua", "http.lua")
 _CONFIG = "router.cfg"
+_LEFT = "aborting Lua processing on expired timeout."
+"""How HAProxy ends the line on a client that leaves while Lua holds its request."""
 _FINISHED_LINE = "All answers are finished."
 """Lua's, after a soft stop has begun."""
 
@@ -92,7 +98,7 @@ class Router:
 
     def _show(self, line: str) -> None:
         # Lua's own lines are plain. Of HAProxy's, in brackets, only errors say more than those.
-        if not line.startswith("[") or line.startswith("[ALERT]"):
+        if not line.startswith("[") or (line.startswith("[ALERT]") and not line.endswith(_LEFT)):
             self._say(line)
         if line == _FINISHED_LINE:
             self.process.send_signal(signal.SIGTERM)
@@ -113,6 +119,7 @@ def write_config(run_dir: Path, options: RouterOptions, admin_socket: Path) -> N
     longest = max(settings.prompt_timeout_seconds, settings.stream_timeout_seconds)
     values = {
         "address": bind_address(settings),
+        "all_connections": str(edge.max_connections() + _SPARE_CONNECTIONS),
         "max_connections": str(edge.max_connections()),
         "run_dir": _quoted(str(run_dir)),
         "admin_socket": _quoted(str(admin_socket)),
@@ -137,7 +144,8 @@ def write_config(run_dir: Path, options: RouterOptions, admin_socket: Path) -> N
     (run_dir / "refusals.lua").write_text(lua_module(), "utf-8")
     (run_dir / "settings.lua").write_text(
         f"return {{hold_ms = {int(options.hold_seconds * 1000)}, "
-        f"away_seconds = {int(options.away_seconds)}}}\n",
+        f"away_seconds = {int(options.away_seconds)}, "
+        f"max_finding = {MAX_FINDING}}}\n",
         "utf-8",
     )
     for name in _LUA_FILES:

@@ -19,12 +19,15 @@ local MAX_ID_CHARS = 64 -- the table's keys
 local HOLD_MS = 50 -- between two looks at the owner of a request that waits
 local ASK_MS = 250 -- between two rounds of questions
 local ASK_SECONDS = 3
-local MAX_FINDING = 64 -- requests at once: thousands of unknown ids must not become a load
 local PEEK_MS = 5
 local MAX_PEEKS = 10
 
 local routes = {}
-local num_finding = 0
+
+-- A key for each request that is asking: thousands of unknown ids must not become a load. Where
+-- a client leaves, HAProxy drops its request's Lua in the middle: no later line could count it down, but
+-- nobody holds its key any more, and the keys are weak.
+local finding = setmetatable({}, {__mode = "k"})
 
 local function now_ms()
   local now = core.now()
@@ -42,12 +45,14 @@ end
 
 -- The session that the request names, or nil. Does not return if it cannot be one.
 local function session_of(txn)
-  local id = txn.f:req_fhdr(HEADER) or ""
-  if id == "" or id == NEW_SESSION then
+  local id = txn.f:req_fhdr(HEADER) or "" -- the last, and who knows which one a replica would take
+  if txn.f:req_fhdr_cnt(HEADER) > 1 then
+    replies.refuse(txn, "malformed_session_id")
+  elseif id == "" or id == NEW_SESSION then
     return nil
   end
   local is_well_formed = string.match(id, "^%w[%w-]*$") and string.sub(id, -1) ~= "-"
-  if not is_well_formed or #id > MAX_ID_CHARS or txn.f:req_fhdr_cnt(HEADER) > 1 then
+  if not is_well_formed or #id > MAX_ID_CHARS then
     replies.refuse(txn, "malformed_session_id")
   end
   return id
@@ -120,25 +125,23 @@ local function tells(status)
   return nil
 end
 
--- Asks several replicas at the same time; the one that knows the session, or nil. `denied` collects
--- those that do not. (Not a task for each: HAProxy 2.6 never gives back the memory of a task.)
+-- Asks replicas, those first that have just answered; the one that knows the session, or nil. `denied`
+-- collects those that do not.
+--
+-- One after the other: a reply that has come and that nobody reads, while another replica is silent,
+-- keeps HAProxy 2.6 spinning until it takes itself for broken and aborts.
 local function ask(asked, id, denied)
   local head = "POST /invocations\r\nContent-Type: application/json\r\n" .. HEADER .. ": " .. id .. "\r\n"
-  local exchanges = {}
+  table.sort(asked, function(one, other) return one.num_silent < other.num_silent end)
   for _, replica in ipairs(asked) do
-    exchanges[replica] = http.send(replica.server:get_addr(), ASK_SECONDS, head, DESCRIBE)
-  end
-  local owner
-  for replica, exchange in pairs(exchanges) do
-    if owner then
-      http.leave(exchange)
-    else
-      local is_known = tells(http.receive(exchange, false))
-      owner = is_known and replica or nil
-      denied[replica] = is_known == false
+    local exchange = http.send(replica.server:get_addr(), ASK_SECONDS, head, DESCRIBE)
+    local is_known = exchange and tells(http.receive(exchange, false))
+    if is_known then
+      return replica
     end
+    denied[replica] = is_known == false
   end
-  return owner
+  return nil
 end
 
 -- Those that are ready and have not denied it; and whether all replicas have.
@@ -155,15 +158,24 @@ local function left_to_ask(denied)
   return asked, num_denied == #replicas.all()
 end
 
+local function num_finding()
+  local num = 0
+  for _ in pairs(finding) do
+    num = num + 1
+  end
+  return num
+end
+
 local function find(txn, id, deadline)
   local denied = {} -- replica -> whether it has said that it does not know the session
   while true do
     local owner
     local asked = left_to_ask(denied)
-    if #asked > 0 and num_finding < MAX_FINDING then
-      num_finding = num_finding + 1
+    if #asked > 0 and num_finding() < settings.max_finding then
+      local key = {}
+      finding[key] = true
       owner = ask(asked, id, denied)
-      num_finding = num_finding - 1
+      finding[key] = nil
     end
     owner = owner or owner_of(txn, id) -- the other router may have told meanwhile
     if owner then

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from vlm_sessions.serve.errors import CannotServe
 from vlm_sessions.serve.patience import Patience
 from vlm_sessions.serve.processes import stop_child
-from vlm_sessions.serve.stopping import Stopping
+from vlm_sessions.serve.stopping import LAST_WORDS_SECONDS, Stopping
+from vlm_sessions.serve.tasks import first_of
 
 Process = asyncio.subprocess.Process
 
@@ -44,6 +45,8 @@ class EdgeKeeper:
         self._announce = announce
         self._stopping = stopping
         self._patience = patience
+        self._process: Process | None = None
+        self._drains = False
 
     async def keep(self, wanted: asyncio.Event) -> None:
         """Have HAProxy running from when it is wanted until cancelled.
@@ -65,6 +68,8 @@ class EdgeKeeper:
                     await process.wait()
                 else:
                     num_failures += 1
+                if self._drains:  # whoever stops us ends this
+                    await asyncio.get_running_loop().create_future()
                 if is_first:
                     raise CannotServe(f"HAProxy did not start. See {self._log}.")
                 if num_failures >= self._patience.max_failed_starts:
@@ -74,14 +79,28 @@ class EdgeKeeper:
                     )
                 self._say("HAProxy has died; starting it again.")
 
+    async def drain(self) -> None:
+        """Take no new connections and let what is on its way to clients arrive, for a while.
+
+        After that whoever still waits does so in vain. To be told so, TorchServe is to go first.
+        """
+        self._drains = True
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGUSR1)
+            limit = self._stopping.seconds_for_edge()
+            await first_of(self._process.wait(), self._hurry().wait(), limit=limit)
+
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[Process]:
         """One run of HAProxy. Ended softly: what is on its way to a client may arrive."""
-        process = await self._start()
+        process = self._process = await self._start()
         try:
             yield process
         finally:
-            stopping = self._stopping
-            # A second signal cuts the wait short, unless it came before and has done so.
-            hurry = asyncio.Event() if stopping.hurried.is_set() else stopping.hurried
-            await stop_child(process, signal.SIGUSR1, stopping.seconds_for_edge(), hurry)
+            limit = LAST_WORDS_SECONDS if self._drains else self._stopping.seconds_for_edge()
+            await stop_child(process, signal.SIGUSR1, limit, self._hurry())
+
+    def _hurry(self) -> asyncio.Event:
+        """A second signal cuts a wait short, unless it came before and has done so."""
+        hurried = self._stopping.hurried
+        return asyncio.Event() if hurried.is_set() else hurried

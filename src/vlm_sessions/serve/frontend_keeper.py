@@ -20,6 +20,7 @@ from vlm_sessions.serve.watchdog import HTTP_OK, wait_for_trouble
 Process = asyncio.subprocess.Process
 
 READY_POLL_SECONDS = 0.2
+DRAINED_POLL_SECONDS = 0.02
 KILLED_SECONDS = 5.0
 """For the kernel to take a killed worker away, with the memory that it held."""
 
@@ -90,22 +91,28 @@ class FrontendKeeper:
                 self._say(f"TorchServe or its worker {trouble}; starting it again.")
 
     async def drain(self) -> None:
-        """Have the worker finish what runs and close, and wait until it is gone.
+        """Have the worker finish what runs and close, and wait until it has, or is gone.
 
-        Returns at once when there is none that serves. One that does not end in time is killed, and
-        TorchServe then tells its clients.
+        Returns at once when there is none that serves. Afterwards it refuses what still comes. One
+        that does not finish in time is killed, and TorchServe then tells its clients.
         """
         worker, stopping = self._worker, self._stopping
         if worker is None or not self._serves:
             return
-        gone = worker.gone
+        finished = asyncio.create_task(self._wait_finished(worker))
         worker.send_signal(signal.SIGTERM)
-        await first_of(gone.wait(), stopping.hurried.wait(), limit=stopping.seconds_for_worker())
-        if not gone.is_set() and stopping.hurried.is_set():
+        await first_of(finished, stopping.hurried.wait(), limit=stopping.seconds_for_worker())
+        if not finished.done() and stopping.hurried.is_set():
             worker.send_signal(signal.SIGTERM)
-            await first_of(gone.wait(), limit=stopping.seconds_for_worker())
+            await first_of(finished, limit=stopping.seconds_for_worker())
         self._run_dir.close_door()
-        worker.send_signal(signal.SIGKILL)
+        if not finished.done():
+            finished.cancel()
+            worker.send_signal(signal.SIGKILL)
+
+    async def _wait_finished(self, worker: Watch) -> None:
+        while not worker.gone.is_set() and not self._run_dir.drained.exists():
+            await first_of(worker.gone.wait(), limit=DRAINED_POLL_SECONDS)
 
     async def _serve(self, process: Process) -> str:
         """Let requests in until the front end or its worker is dead or hangs; what happened."""

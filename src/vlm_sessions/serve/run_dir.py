@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from vlm_sessions.config import ABORTS_SOCKET, LOG_SOCKET
+from vlm_sessions.config import ABORTS_SOCKET, DRAINED_MARK, LOG_SOCKET
 from vlm_sessions.serve.errors import CannotServe
 
 _PREFIX = "vlm-sessions-"
@@ -62,6 +62,11 @@ class RunDir:
     def aborts_socket(self) -> Path:
         """Where the edge tells the worker which clients have left."""
         return self.path / ABORTS_SOCKET
+
+    @property
+    def drained(self) -> Path:
+        """Made by the worker when it has finished everything and only refuses what still comes."""
+        return self.path / DRAINED_MARK
 
     @property
     def inference_socket(self) -> Path:

@@ -1,8 +1,8 @@
 """What the signals to the supervisor ask for, and the time that an orderly end may take.
 
-    0 s             drain_seconds                    + 3 s               + 4 s        + 5 s
-    ├─ replies end ─┼─ the worker ends the rest and ─┼─ last bytes pass ─┼─ the rest ─┤
-    SIGTERM         │  closes the journal            │  the edge         │  is killed
+    0 s             drain_seconds                    + 3 s               + 4 s           + 5 s
+    ├─ replies end ─┼─ the worker ends the rest and ─┼─ last bytes pass ─┼─ all is killed, ─┤
+    SIGTERM         │  closes the journal            │  the edge         │  the edge last
 
 These are limits; a service with nothing to do ends within a second.
 """
@@ -19,6 +19,8 @@ WORKER_MARGIN_SECONDS = 3.0
 EDGE_MARGIN_SECONDS = 4.0
 EDGE_SECONDS = 2.0
 """For a client that reads slowly; what the worker wrote is in the front end's hands."""
+LAST_WORDS_SECONDS = 0.5
+"""For the edge to tell those whose request came too late for the worker."""
 HURRIED_WORKER_SECONDS = 3.0
 HURRIED_EDGE_SECONDS = 0.5
 

@@ -2,7 +2,7 @@
 
 start:   TorchServe → its worker READY → our /ping through it 200 → the edge → the ready line
 stop:    the worker refuses what is new, finishes what runs and closes → the edge passes the last
-         bytes on → what is left is killed
+         bytes on → TorchServe is killed → the edge tells whoever still waits, and goes
 a death: the edge answers 503 while TorchServe as a whole is started again; sessions come back
          from the journal. So does a hang. Too many failed starts in a row end the service.
 """
@@ -99,13 +99,14 @@ class Supervisor:
         model = self._settings.model or "the built-in model"
         self._console.say(f"Starting TorchServe and loading {model} …")
         async with (
-            background(self._frontend.keep()) as keep_frontend,
             background(self._edge.keep(self._frontend.ready)) as keep_edge,
+            background(self._frontend.keep()) as keep_frontend,
         ):
             await first_of(self._stopping.asked.wait(), keep_frontend, keep_edge)
             if self._stopping.asked.is_set():
                 self._console.say("Stopping.")
                 await self._frontend.drain()
+                await self._edge.drain()
 
     def _on_log_connection(self, pid: int) -> None:
         self._frontend.watch_worker(pid)

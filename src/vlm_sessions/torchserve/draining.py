@@ -2,6 +2,7 @@
 
     SIGTERM ─▶ /ping fails ─ notice ─▶ new work is refused ─▶ nothing is being answered, or time is
                over ─▶ the service closes, which ends what still runs ─▶ its last words are written
+               ─▶ the supervisor is told, which closes the edge and then ends us
 
 A second SIGTERM ends the waiting, not the rest.
 """
@@ -20,8 +21,9 @@ CLOSE_SECONDS = 1.5
 """For the service to end what still runs and to close."""
 LAST_WORDS_SECONDS = 1.0
 """For the errors that this means to reach the front end."""
-LINGER_SECONDS = 0.2
-"""For the front end, which goes when we are gone, to pass on what it was given."""
+LINGER_SECONDS = 5.0
+"""Refusing what still comes: the front end alone would leave it waiting. The supervisor ends this
+as soon as the edge lets nothing in any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,13 @@ class Draining:
         idle.cancel()
         hurried.cancel()
 
-    async def end(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Close the service, then let the last words out.
+    async def end(
+        self, close: Callable[[], Awaitable[None]], tell_drained: Callable[[], None]
+    ) -> None:
+        """Close the service, let the last words out, and refuse what still comes.
+
+        Args:
+            tell_drained: called when the last words are written.
 
         Raises:
             TimeoutError: it took too long to close.
@@ -83,4 +90,5 @@ class Draining:
             self._answering.cut_short()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._answering.none_left(), LAST_WORDS_SECONDS)
+            tell_drained()
             await asyncio.sleep(LINGER_SECONDS)

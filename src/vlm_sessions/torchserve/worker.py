@@ -19,7 +19,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from vlm_sessions.config import ABORTS_SOCKET, LOG_SOCKET, RUN_DIR_VARIABLE, Settings
+from vlm_sessions.config import (
+    ABORTS_SOCKET,
+    DRAINED_MARK,
+    LOG_SOCKET,
+    RUN_DIR_VARIABLE,
+    Settings,
+)
 from vlm_sessions.errors import ConfigError, VlmError
 from vlm_sessions.protocol.http import HttpReply, HttpRequest
 from vlm_sessions.torchserve.aborts import listen_for_aborts
@@ -169,11 +175,15 @@ class Worker:
             sys.stderr.write(f"Draining: {self._answering.num} answers running.\n")
             sys.stderr.flush()
             await draining.wait(app.begin_drain)
-            await draining.end(app.close)
+            await draining.end(app.close, self._tell_drained)
         except Exception:
             _logger.exception("the service did not close in order")
         finally:
             os._exit(0)
+
+    def _tell_drained(self) -> None:
+        if self._run_dir is not None:
+            (self._run_dir / DRAINED_MARK).touch()
 
     def _end(self) -> None:
         """End this process, from another thread: without a front end it has no purpose.
