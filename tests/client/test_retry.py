@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from vlm_sessions.client import RetryPolicy
-from vlm_sessions.client.wire import Reply, Request
+from vlm_sessions.client.wire import Reply, Request, rewind_session
 
 OPEN = Request(b"{}", opens=True)
 PROMPT = Request(b"{}", session_id="s", is_prompt=True)
@@ -23,6 +23,12 @@ def test_prompts_are_sent_again_only_when_asked_for() -> None:
     busy = Reply(429, b"", retry_after=1.0)
     assert RetryPolicy().pause(PROMPT, busy, num_tries=1) is None
     assert RetryPolicy(prompts=True).pause(PROMPT, busy, num_tries=1) == 1.0
+
+
+def test_turns_are_not_taken_back_a_second_time_when_nobody_knows_of_the_first() -> None:
+    rewind = rewind_session("s", 1)
+    assert RetryPolicy().pause(rewind, Reply(503, b"", retry_after=1.0), num_tries=1) is None
+    assert RetryPolicy().pause(rewind, Reply(429, b"", retry_after=1.0), num_tries=1) == 1.0
 
 
 def test_it_gives_up_after_so_many_retries() -> None:

@@ -34,5 +34,7 @@ class RetryPolicy:
             return None
         if request.is_prompt and not self.prompts:
             return None
+        if reply.status == HTTPStatus.SERVICE_UNAVAILABLE and not request.repeatable:
+            return None
         pause = DEFAULT_PAUSE_SECONDS if reply.retry_after is None else reply.retry_after
         return pause if pause <= self.longest_pause else None

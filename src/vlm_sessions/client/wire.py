@@ -32,6 +32,8 @@ class Request:
         opens: whether it begins a session (SageMaker wants to know).
         streams: whether the reply is a stream of events.
         is_prompt: whether it makes the model work: never sent twice unless the caller asked.
+        repeatable: whether doing it twice is as good as once. A 503 may also mean that the service
+            broke off, and nobody knows what it did.
     """
 
     body: bytes
@@ -39,6 +41,7 @@ class Request:
     opens: bool = False
     streams: bool = False
     is_prompt: bool = False
+    repeatable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,8 @@ def fork_session(session_id: str) -> Request:
 
 
 def rewind_session(session_id: str, turns: int) -> Request:
-    return Request(_json({"type": "rewind_session", "turns": turns}), session_id=session_id)
+    body = _json({"type": "rewind_session", "turns": turns})
+    return Request(body, session_id=session_id, repeatable=False)
 
 
 def close_session(session_id: str) -> Request:

@@ -37,7 +37,7 @@ from vlm_sessions.service.turns import TurnRunner
 from vlm_sessions.service.work import lifetime_of, to_spans
 from vlm_sessions.sessions.journal import Journal
 from vlm_sessions.sessions.session import Session
-from vlm_sessions.sessions.store import SessionStore
+from vlm_sessions.sessions.store import SessionStore, to_the_end
 
 SWEEP_SECONDS = 1.0
 LOCK_WAIT_SECONDS = 10.0
@@ -250,12 +250,14 @@ class SessionService:
         """
         self._check_open()
         self._check_model(self._store.get(session_id))
+        return await to_the_end(self._rewind(session_id, command.turns))
+
+    async def _rewind(self, session_id: str, num_turns: int) -> Rewound:
+        """Runs on if the client leaves: no prompt may begin on what is being taken back."""
         async with self._turns.between_prompts(session_id):
-            session = await self._store.rewind(session_id, command.turns)
+            session = await self._store.rewind(session_id, num_turns)
             await self._keep_cached(session)
-        return Rewound(
-            lifetime=lifetime_of(session), rewound=command.turns, turns=len(session.turns)
-        )
+        return Rewound(lifetime=lifetime_of(session), rewound=num_turns, turns=len(session.turns))
 
     async def close_session(self, session_id: str) -> Closed:
         """End a session: its running prompt is cancelled, its images and words are removed.
@@ -297,7 +299,11 @@ class SessionService:
         cached, and it should all be, is not computed again."""
         if not self._may_compute_ahead:
             return
-        prefix = await self._prefix(session)
+        try:
+            prefix = await self._prefix(session)
+        except VlmError as error:  # a smaller context than before; the change itself stands
+            _log.info("not_computed_ahead", session_id=session.id, code=error.code)
+            return
         await self._prefills.cancel(session.id)
         if prefix.tokens and self._store.is_open(session.id):
             self._prefills.begin(session, prefix, {}, after=after)

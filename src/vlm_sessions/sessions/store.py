@@ -114,7 +114,7 @@ class SessionStore:
                 self._num_opening -= 1
             return self._take_in(session)
 
-        return await _to_the_end(write())
+        return await to_the_end(write())
 
     async def fork(self, session_id: str) -> Session:
         """Open another session that shares everything recorded so far, and journal it.
@@ -141,7 +141,7 @@ class SessionStore:
                 self._num_opening -= 1
             return self._take_in(session)
 
-        return await _to_the_end(write())
+        return await to_the_end(write())
 
     def check_room(self) -> None:
         """Refuse early what ``open`` would refuse after the images were fetched.
@@ -202,7 +202,7 @@ class SessionStore:
             self._note_journalled(renewed)
             return self._renew(renewed)
 
-        return await _to_the_end(write())
+        return await to_the_end(write())
 
     async def append(
         self,
@@ -231,7 +231,7 @@ class SessionStore:
                 await self._journal.append(current, after.kept_ahead(), contents)
                 return self._replace(after)
 
-        return await _to_the_end(write())
+        return await to_the_end(write())
 
     async def rewind(self, session_id: str, num_turns: int) -> Session:
         """Take back a session's last turns and the images that came with them.
@@ -240,20 +240,25 @@ class SessionStore:
             TooFewTurns: it has not so many.
             as ``get``; InsufficientStorage.
         """
+        self.get(session_id)
+        self.begin_use(session_id)  # what renews a lifetime must not be overtaken by its end
 
         async def write() -> Session:
-            async with self._changing(session_id):
-                before = self.get(session_id)
-                if num_turns > len(before.turns):
-                    raise TooFewTurns(
-                        f"{num_turns} turns cannot be taken back: the session has "
-                        f"{len(before.turns)}. describe_session lists them."
-                    )
-                after = before.rewound(num_turns, self._clock())
-                await self._journal.rewind(before, after.kept_ahead())
-                return self._replace(after)
+            try:
+                async with self._changing(session_id):
+                    before = self.get(session_id)
+                    if num_turns > len(before.turns):
+                        raise TooFewTurns(
+                            f"{num_turns} turns cannot be taken back: the session has "
+                            f"{len(before.turns)}. describe_session lists them."
+                        )
+                    after = before.rewound(num_turns, self._clock())
+                    await self._journal.rewind(before, after.kept_ahead())
+                    return self._replace(after)
+            finally:
+                self.end_use(session_id)
 
-        return await _to_the_end(write())
+        return await to_the_end(write())
 
     async def end(self, session_id: str, state: SessionState = SessionState.CLOSED) -> Session:
         """End a session and remove what it held.
@@ -370,7 +375,7 @@ class SessionStore:
                     self._ended.add(tombstone)
                     self._expiries.drop_stale(self._open, len(self._open))
 
-        await _to_the_end(write())
+        await to_the_end(write())
 
     async def _forget(self, ended_before: float) -> None:
         dropped_before = self._ended.drop(ended_before)
@@ -394,7 +399,7 @@ def _expired() -> SessionExpired:
     )
 
 
-async def _to_the_end(change: Awaitable[T]) -> T:
+async def to_the_end(change: Awaitable[T]) -> T:
     """Let a change of journal and table finish together, even if the caller is cancelled."""
     task = asyncio.ensure_future(change)
     # If the caller has gone, nobody else sees to a failure: the change has simply not happened.

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -329,3 +330,71 @@ async def test_an_answer_may_be_asked_for_again_and_again(tmp_path: Path) -> Non
             await rewind(harness, session)
         assert [answer.text for answer in answers] == list("abc")
         assert len({turn.tokens for turn in harness.engine.turns}) == 1
+
+
+# --- while the journal writes ---------------------------------------------------------------------
+
+
+class SlowRewind:
+    """The journal's ``rewind``, held until ``go`` is set."""
+
+    def __init__(self, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self.go = asyncio.Event(), asyncio.Event()
+        journal = harness.service._store._journal
+        self._write = journal.rewind
+        monkeypatch.setattr(journal, "rewind", self._held)
+
+    async def _held(self, *arguments: Any) -> None:
+        self.reached.set()
+        await self.go.wait()
+        await self._write(*arguments)
+
+
+async def test_a_rewind_whose_client_leaves_is_over_before_the_next_prompt_begins(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await harness.open()
+    await harness.ask(session, "a")
+    await harness.ask(session, "b")
+    journal = SlowRewind(harness, monkeypatch)
+    rewinding = asyncio.create_task(rewind(harness, session))
+    await journal.reached.wait()
+    asking = asyncio.create_task(harness.ask(session, "c"))
+    rewinding.cancel()
+    await asyncio.wait([rewinding])
+    for _ in range(100):  # whoever could begin now, would
+        await asyncio.sleep(0)
+    assert len(harness.engine.turns) == 2
+    journal.go.set()
+    await asking
+    assert await harness.turns(session) == [("a", "yes"), ("c", "yes")]
+
+
+async def test_a_lifetime_that_a_rewind_announces_is_kept(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await harness.open()
+    await harness.ask(session, "a")
+    journal = SlowRewind(harness, monkeypatch)
+    harness.clock.advance(harness.settings.session_idle_seconds - 0.001)
+    rewinding = asyncio.create_task(rewind(harness, session))
+    await journal.reached.wait()
+    harness.clock.advance(0.01)
+    sweeping = asyncio.create_task(harness.service.sweep())
+    await asyncio.sleep(0)
+    journal.go.set()
+    rewound = await rewinding
+    await sweeping
+    assert rewound.lifetime.expires_at > harness.clock.now
+    assert await harness.turns(session) == []
+
+
+async def test_a_context_that_has_become_smaller_fails_no_fork_and_no_rewind(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path, prefill_on_open=True) as harness:
+        session = await harness.open(PICTURE, OTHER)
+        await harness.ask(session, "a")
+        harness.service._texts.fit_engine(4)
+        assert (await rewind(harness, session)).turns == 0
+        assert await fork(harness, session) != session
