@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from copy import copy
 
+import boto3
 import httpx
 import pytest
 import yaml
+from botocore.config import Config
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.container.compose import DIRECTORY, REPLICAS, ROUTERS, Compose, compose
 from tests.container.container import Container
 from tests.container.engine import Engine
-from tests.container.talk import ANSWER, Chat
+from tests.container.talk import ANSWER, PICTURE, QUESTION, Chat
 
 NUM_SESSIONS = 6
 
@@ -50,6 +53,37 @@ def test_new_sessions_are_shared_out_among_the_replicas(project: Compose) -> Non
 
 
 @pytest.mark.timeout(600, func_only=True)
+def test_boto3_opens_prompts_streams_and_closes_through_a_router(project: Compose) -> None:
+    sagemaker = boto3.client(
+        "sagemaker-runtime",
+        endpoint_url=project.container("router-a").url,
+        region_name="us-east-1",
+        aws_access_key_id="none",
+        aws_secret_access_key="none",
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    picture = {"ContentType": "image/png", "Body": PICTURE.read_bytes()}
+    opened = sagemaker.invoke_endpoint(EndpointName="any", SessionId="NEW_SESSION", **picture)
+    session = opened["NewSessionId"].partition(";")[0]
+    call = {"EndpointName": "any", "SessionId": session, "ContentType": "application/json"}
+    prompt = {"type": "prompt", "prompt": QUESTION, "max_new_tokens": 16}
+    stream = {**prompt, "prompt": "How big is it?", "stream": True}
+
+    answered = sagemaker.invoke_endpoint(**call, Body=json.dumps(prompt))
+    streamed = sagemaker.invoke_endpoint_with_response_stream(**call, Body=json.dumps(stream))
+    events = b"".join(event["PayloadPart"]["Bytes"] for event in streamed["Body"])
+    closed = sagemaker.invoke_endpoint(**call, Body='{"type":"close_session"}')
+    with pytest.raises(sagemaker.exceptions.ModelError) as refused:
+        sagemaker.invoke_endpoint(**call, Body=json.dumps(prompt))
+
+    assert json.load(answered["Body"])["text"] == ANSWER
+    assert events.startswith(b"event: token")
+    assert b'"text":"large","finish_reason"' in events
+    assert closed["ClosedSessionId"] == session
+    assert refused.value.response["OriginalStatusCode"] == 410
+    assert "session_closed" in refused.value.response["OriginalMessage"]
+
+
 def test_all_are_updated_one_after_the_other_and_sessions_go_on(project: Compose) -> None:
     chats = [Chat(project.container("router-a").url) for _ in range(NUM_SESSIONS)]
     assert {chat.ask() for chat in chats} == {ANSWER}

@@ -5,12 +5,9 @@ from __future__ import annotations
 import base64
 import re
 
-import boto3
 import httpx
 import pytest
-from botocore.config import Config
 
-from tests.client.loopback import forward_to, serve
 from tests.container.container import Container
 from tests.container.talk import ANSWER, PICTURE, QUESTION, SESSION, Chat, open_session, post
 from vlm_sessions.client import Client
@@ -46,40 +43,6 @@ def test_a_session_remembers_its_picture_and_its_conversation(service: Container
 def test_our_client_streams_an_answer(service: Container) -> None:
     with Client(service.url).open(str(PICTURE)) as chat:
         assert "".join(chat.stream(QUESTION)) == ANSWER
-
-
-def test_boto3_opens_prompts_and_closes(service: Container) -> None:
-    # SageMaker's front door is imitated here; the router's own is tested with the router.
-    with serve(forward_to(service.url)) as door:
-        sagemaker = boto3.client(
-            "sagemaker-runtime",
-            endpoint_url=door,
-            region_name="us-east-1",
-            aws_access_key_id="none",
-            aws_secret_access_key="none",
-            config=Config(retries={"max_attempts": 0}),
-        )
-        opened = sagemaker.invoke_endpoint(
-            EndpointName="any",
-            SessionId="NEW_SESSION",
-            ContentType="image/png",
-            Body=PICTURE.read_bytes(),
-        )
-        session = opened["NewSessionId"].partition(";")[0]
-        answered = sagemaker.invoke_endpoint(
-            EndpointName="any",
-            SessionId=session,
-            ContentType="application/json",
-            Body=b'{"type":"prompt","prompt":"%s","max_new_tokens":16}' % QUESTION.encode(),
-        )
-        assert ANSWER in answered["Body"].read().decode()
-        closed = sagemaker.invoke_endpoint(
-            EndpointName="any",
-            SessionId=session,
-            ContentType="application/json",
-            Body=b'{"type":"close_session"}',
-        )
-        assert closed["ClosedSessionId"] == session
 
 
 def test_aws_llava_samples_payloads_are_answered(service: Container) -> None:
