@@ -11,8 +11,7 @@ import json
 import os
 import subprocess
 import time
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +20,8 @@ import typer
 from rich.console import Console
 
 from bench.figures import Spread
+from bench.keep import RESULTS, keep, moment
 from bench.machine import Machine, describe_machine, load_average
-from bench.serve import RESULTS
 from bench.service import free_port
 
 PICTURE = Path(__file__).parents[1] / "demo" / "pictures" / "shapes.png"
@@ -118,7 +117,7 @@ def main(
         f"docker run to first answer: {seconds.median:.1f} s "
         f"({seconds.smallest:.1f}–{seconds.largest:.1f}), {runs} runs"
     )
-    taken_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    taken_at = moment()
     report = Report(
         taken_at=taken_at,
         machine=describe_machine(),
@@ -129,10 +128,7 @@ def main(
         seconds_to_first_answer=seconds,
         num_runs=runs,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"image-{taken_at.replace(':', '')}.json"
-    path.write_text(json.dumps(asdict(report), indent=2) + "\n")
-    console.print(f"kept in {path}", highlight=False)
+    console.print(f"kept in {keep('image', report, out)}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ is what each process has to itself (the unique set size): what libraries share i
 from __future__ import annotations
 
 import asyncio
-import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +19,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from bench.keep import RESULTS, keep, moment
 from bench.machine import Machine, describe_machine
-from bench.serve import RESULTS
 from bench.service import ServiceFailed, running_service
 from bench.workload import Workload
 from vlm_sessions.client import AsyncClient
@@ -116,12 +114,8 @@ def main(
         memory = [f"{each.memory_mib.get(name, 0):.0f}" for name in _MARKS]
         table.add_row(str(each.num_sessions), *memory, f"{each.state_kib:.0f}")
     console.print(table)
-    taken_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"memory-{taken_at.replace(':', '')}.json"
-    report = Report(taken_at, describe_machine(), footprints)
-    path.write_text(json.dumps(asdict(report), indent=2) + "\n")
-    console.print(f"kept in {path}", highlight=False)
+    report = Report(moment(), describe_machine(), footprints)
+    console.print(f"kept in {keep('memory', report, out)}", highlight=False)
 
 
 if __name__ == "__main__":

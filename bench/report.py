@@ -1,10 +1,8 @@
-"""The figures as a table for people and a JSON file for comparing."""
+"""The figures as a table for people."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
@@ -25,14 +23,6 @@ class Report:
     load_after: float
     seed: int
     figures: tuple[Figures, ...]
-
-
-def write_report(report: Report, folder: Path) -> Path:
-    """One file a run, named after its moment."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"serve-{report.taken_at.replace(':', '')}.json"
-    path.write_text(json.dumps(asdict(report), indent=2) + "\n")
-    return path
 
 
 def print_report(report: Report, console: Console) -> None:

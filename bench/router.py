@@ -7,14 +7,12 @@ each over a connection that stays open. It computes nothing: little else is in t
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -24,10 +22,10 @@ import psutil
 import typer
 from rich.console import Console
 
+from bench.keep import RESULTS, keep, moment
 from bench.machine import Machine, describe_machine, load_average
 from bench.measure import Quantiles
-from bench.serve import RESULTS
-from bench.service import ServiceFailed, free_port, running_service, wait_ready
+from bench.service import ServiceFailed, free_port, running_command, running_service
 from bench.workload import Workload
 
 SESSION = "X-Amzn-SageMaker-Session-Id"
@@ -94,21 +92,10 @@ async def _time(http: httpx.AsyncClient, session: str) -> float:
 async def _running_router(replica: str, work: Path) -> AsyncIterator[tuple[str, psutil.Process]]:
     """Its URL and its HAProxy."""
     url = f"http://127.0.0.1:{(port := free_port())}"
-    address = replica.removeprefix("http://")
-    with (work / "router.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "vlm_sessions.cli", "router"),
-            *(f"--replica={address}", f"--port={port}"),
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        await wait_ready(url, process)
+    arguments = ["router", f"--replica={replica.removeprefix('http://')}", f"--port={port}"]
+    async with running_command(arguments, url, os.environ, work / "router.log") as process:
         (haproxy,) = psutil.Process(process.pid).children()
         yield url, haproxy
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 def _cpu_ms(process: psutil.Process) -> float:
@@ -126,11 +113,11 @@ def main(
     load_before = load_average()
     try:
         found = asyncio.run(measure(pairs))
-    except (ServiceFailed, ChildProcessError) as exc:
+    except ServiceFailed as exc:
         console.print(str(exc), style="red", soft_wrap=True)
         raise typer.Exit(1) from exc
     report = Report(
-        taken_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        taken_at=moment(),
         machine=describe_machine(),
         load_before=load_before,
         load_after=load_average(),
@@ -145,10 +132,7 @@ def main(
         f"added by the router: {report.added:.2f} ms; "
         f"its processor time: {report.router_cpu:.2f} ms"
     )
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"router-{report.taken_at.replace(':', '')}.json"
-    path.write_text(json.dumps(asdict(report), indent=2) + "\n")
-    console.print(f"kept in {path}", highlight=False)
+    console.print(f"kept in {keep('router', report, out)}", highlight=False)
 
 
 if __name__ == "__main__":

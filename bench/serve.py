@@ -11,7 +11,6 @@ import asyncio
 import random
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -21,16 +20,16 @@ from rich.console import Console
 from bench.direct import converse
 from bench.engine import EngineAlone, running_engine
 from bench.figures import Figures, Rates, Round, compute_figures
+from bench.keep import RESULTS, keep, moment
 from bench.machine import describe_machine, load_average
 from bench.model import build_checkpoint
-from bench.report import Report, print_report, write_report
+from bench.report import Report, print_report
 from bench.scenarios import ask_with_picture, hold_session, picture_rate, session_rate
 from bench.service import ServiceFailed, running_service
 from bench.shapes import SHAPES
 from bench.workload import Lengths, Workload
 from vlm_sessions.client import AsyncClient
 
-RESULTS = Path(__file__).parent / "results"
 CLIENT_SECONDS = 300.0
 NUM_WARM_REQUESTS = 300
 
@@ -137,7 +136,7 @@ def main(
         console.print(str(exc), style="red", soft_wrap=True)
         raise typer.Exit(1) from exc
     report = Report(
-        taken_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        taken_at=moment(),
         machine=describe_machine(),
         threads=threads,
         load_before=load_before,
@@ -146,7 +145,7 @@ def main(
         figures=figures,
     )
     print_report(report, console)
-    console.print(f"kept in {write_report(report, out)}", highlight=False)
+    console.print(f"kept in {keep('serve', report, out)}", highlight=False)
 
 
 if __name__ == "__main__":

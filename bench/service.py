@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -36,19 +36,31 @@ async def running_service(settings: Mapping[str, str], work: Path) -> AsyncItera
     port = free_port()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("VLM_")}
     own = {"VLM_PORT": str(port), "VLM_STATE_DIR": str(work / "state"), "VLM_LOG_LEVEL": "warning"}
-    log = work / "service.log"
+    url, environ = f"http://127.0.0.1:{port}", {**kept, **own, **settings}
+    async with running_command(["serve"], url, environ, work / "service.log"):
+        yield url
+
+
+@asynccontextmanager
+async def running_command(
+    arguments: Sequence[str], url: str, environ: Mapping[str, str], log: Path
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run ``vlm-sessions`` with ``arguments``, from when ``url`` is ready to the end of the block.
+
+    Raises:
+        ServiceFailed: it ended, or was not ready in time.
+    """
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "vlm_sessions.cli", "serve"),
-            env={**kept, **own, **settings},
+            *(sys.executable, "-m", "vlm_sessions.cli", *arguments),
+            env=dict(environ),
             stdout=output,
             stderr=output,
         )
     try:
-        url = f"http://127.0.0.1:{port}"
         async with asyncio.timeout(START_SECONDS):
-            await wait_ready(url, process)
-        yield url
+            await _wait_ready(url, process)
+        yield process
     except TimeoutError as exc:
         raise ServiceFailed(f"not ready in {START_SECONDS:g} s: {_tail(log)}") from exc
     except ChildProcessError as exc:
@@ -57,7 +69,7 @@ async def running_service(settings: Mapping[str, str], work: Path) -> AsyncItera
         await _stop(process)
 
 
-async def wait_ready(url: str, process: asyncio.subprocess.Process) -> None:
+async def _wait_ready(url: str, process: asyncio.subprocess.Process) -> None:
     async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
         while True:
             if process.returncode is not None:

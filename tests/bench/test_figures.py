@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from bench.figures import Rates, Round, compute_figures
+from bench.keep import keep
 from bench.machine import describe_machine
 from bench.measure import Quantiles, TurnTimes, time_pieces, turn_times
-from bench.report import Report, write_report
+from bench.report import Report
 from bench.scenarios import SessionTimes
 from bench.workload import Lengths, Workload
 
@@ -81,7 +82,7 @@ def test_no_picture_and_no_question_comes_twice() -> None:
 def test_a_report_is_kept_with_the_machine_that_it_was_taken_on(tmp_path: Path) -> None:
     figures = compute_figures("m", "float32", LENGTHS, [one_round(1.0)])
     report = Report("2026-01-02T03:04:05Z", describe_machine(), 1, 0.5, 0.7, 42, (figures,))
-    kept = json.loads(write_report(report, tmp_path / "results").read_text())
+    kept = json.loads(keep("serve", report, tmp_path / "results").read_text())
     assert kept["machine"]["num_cores"] >= 1
     assert kept["machine"]["versions"]["torch"]
     assert kept["figures"][0]["follow_up_ttft"]["p50"] == 10.0
