@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -12,30 +11,10 @@ from tests.cluster.parts import (
     Fake,
     Routing,
     ask,
-    fakes,
     invoke,
     open_session,
-    router,
     wait_until,
 )
-
-
-@pytest.fixture(scope="module")
-def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Fake]]:
-    with fakes(3, tmp_path_factory.mktemp("state")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def routing(replicas: list[Fake], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routing]:
-    with router(replicas, tmp_path_factory.mktemp("router")) as running:
-        yield running
-
-
-@pytest.fixture
-def http(routing: Routing) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=routing.url, timeout=60) as client:
-        yield client
 
 
 def open_directly(replica: Fake, count: int) -> None:

@@ -10,7 +10,7 @@ from importlib import resources
 import httpx
 import pytest
 
-from tests.cluster.parts import Fake, Routing, code_of, fakes, router
+from tests.cluster.parts import Fake, Routing, code_of, fakes
 from vlm_sessions.cluster.refusals import REFUSALS
 
 
@@ -18,12 +18,6 @@ from vlm_sessions.cluster.refusals import REFUSALS
 def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Fake]]:
     with fakes(1, tmp_path_factory.mktemp("state")) as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def routing(replicas: list[Fake], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routing]:
-    with router(replicas, tmp_path_factory.mktemp("router")) as running:
-        yield running
 
 
 def raw(routing: Routing, request: bytes) -> bytes:

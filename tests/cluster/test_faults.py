@@ -74,12 +74,6 @@ def replicas(all_replicas: list[Fake], routing: Routing) -> Iterator[list[Fake]]
 
 
 @pytest.fixture
-def http(routing: Routing) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=routing.url, timeout=60) as client:
-        yield client
-
-
-@pytest.fixture
 def impatient_http(impatient: Routing) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=impatient.url, timeout=60) as client:
         yield client

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any
 
 import aiohttp
@@ -17,33 +17,13 @@ from tests.cluster.parts import (
     Routing,
     ask,
     code_of,
-    fakes,
     invoke,
     open_session,
-    router,
 )
 
 NUM_SESSIONS = 200
 NUM_PROMPTS = 2000
 NUM_CLIENTS = 32
-
-
-@pytest.fixture(scope="module")
-def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Fake]]:
-    with fakes(3, tmp_path_factory.mktemp("state")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def routing(replicas: list[Fake], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routing]:
-    with router(replicas, tmp_path_factory.mktemp("router")) as running:
-        yield running
-
-
-@pytest.fixture
-def http(routing: Routing) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=routing.url, timeout=60) as client:
-        yield client
 
 
 def num_received(replicas: list[Fake]) -> int:

@@ -9,12 +9,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import aiohttp
-import httpx
 import pytest
 
 from tests.container.compose import REPLICAS, ROUTERS, Compose
 from tests.container.container import Container
-from tests.container.talk import ANSWER, PICTURE, QUESTION, SESSION
+from tests.container.talk import ANSWER, PICTURE, QUESTION, SESSION, Chat, post
 
 NUM_SESSIONS = 200
 NUM_PROMPTS = 2000
@@ -61,8 +60,7 @@ def with_load(project: Compose, work: Callable[[Load], Coroutine[Any, Any, None]
 
 def refused(url: str, session: str) -> tuple[int, str]:
     """Status and code of a prompt that is refused; (200, "") of one that is not."""
-    body = {"type": "prompt", "prompt": QUESTION, "max_new_tokens": 16}
-    reply = httpx.post(f"{url}/invocations", json=body, headers={SESSION: session}, timeout=90)
+    reply = post(url, {"type": "prompt", "prompt": QUESTION, "max_new_tokens": 16}, session)
     return reply.status_code, reply.json().get("error", {}).get("code", "")
 
 
@@ -114,11 +112,7 @@ def test_when_a_router_is_killed_the_other_one_serves_all_sessions_at_once(
 ) -> None:
     killed, other = (project.container(router) for router in ROUTERS)
 
-    async def open_at(url: str) -> list[str]:
-        async with aiohttp.ClientSession(timeout=REQUEST_SECONDS) as http:
-            return [await Load(http, [url]).open() for _ in range(6)]
-
-    sessions = asyncio.run(open_at(killed.url))
+    sessions = [Chat(killed.url).id for _ in range(6)]
     killed.signal("KILL")
     killed.wait_ended()
     assert {refused(other.url, session) for session in sessions} == {(200, "")}
@@ -134,11 +128,7 @@ def test_sessions_of_a_killed_replica_are_lost_until_it_is_back_and_no_others_ar
     router = project.container("router-a")
     replicas = [project.container(name) for name in REPLICAS]
 
-    async def open_some() -> list[str]:
-        async with aiohttp.ClientSession(timeout=REQUEST_SECONDS) as http:
-            return [await Load(http, [router.url]).open() for _ in range(8)]
-
-    sessions = asyncio.run(open_some())
+    sessions = [Chat(router.url).id for _ in range(8)]
     owned = {session: owner_of(session, replicas) for session in sessions}
     assert len({each.identity for each in owned.values()}) == len(REPLICAS)
     killed = owned[sessions[0]]
@@ -159,13 +149,6 @@ def test_sessions_of_a_killed_replica_are_lost_until_it_is_back_and_no_others_ar
 
 def owner_of(session: str, replicas: list[Container]) -> Container:
     """Asked without a router: the one that knows it."""
-    body = {"type": "describe_session"}
-    (owner,) = [
-        replica
-        for replica in replicas
-        if httpx.post(
-            f"{replica.url}/invocations", json=body, headers={SESSION: session}, timeout=60
-        ).status_code
-        == 200
-    ]
+    describe = {"type": "describe_session"}
+    (owner,) = [each for each in replicas if post(each.url, describe, session).status_code == 200]
     return owner

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
 
 from tests.docs import notebooks
 from tests.docs.conftest import ROOT, ReadmeService
-from tests.release.moto import ACCOUNT, REGION
+from tests.release.moto import ACCOUNT, REGION, client, repositories
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LOCALLY = ROOT / "notebooks" / "01_sessions_locally.ipynb"
@@ -39,17 +38,17 @@ def test_the_first_notebook_talks_to_a_running_service_and_shows_what_is_cached(
 def test_the_second_notebook_makes_an_endpoint_talks_to_it_and_leaves_nothing(
     readme_service: ReadmeService,
 ) -> None:
-    aws = _Aws(readme_service)
-    role = aws.create_role()
+    aws = readme_service.environ
+    role = create_role(aws)
     # No image can be pushed to moto's registry: the script says what it would do. The repository,
     # which it would have created, is there.
-    aws.client("ecr").create_repository(repositoryName="vlm-sessions")
+    client(aws, "ecr").create_repository(repositoryName="vlm-sessions")
     parameters = {
         "ROLE_ARN": role,
         "BUILD_OPTIONS": ["--dry-run"],
         "INSTANCE_TYPE": "ml.g4dn.xlarge",  # moto knows none that is newer
     }
-    printed = notebooks.run(ON_SAGEMAKER, parameters, readme_service.environ)
+    printed = notebooks.run(ON_SAGEMAKER, parameters, aws)
     for line in (
         f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/vlm-sessions:",
         f"s3://vlm-sessions-{ACCOUNT}-{REGION}/models/llava/config.json",
@@ -62,35 +61,20 @@ def test_the_second_notebook_makes_an_endpoint_talks_to_it_and_leaves_nothing(
         '410 {"error":{"code":"session_closed"',
     ):
         assert line in printed
-    assert aws.client("sagemaker").list_endpoints()["Endpoints"] == []
-    assert aws.client("sagemaker").list_models()["Models"] == []
-    assert aws.client("s3").list_buckets()["Buckets"] == []
-    assert aws.client("ecr").describe_repositories()["repositories"] == []
+    assert client(aws, "sagemaker").list_endpoints()["Endpoints"] == []
+    assert client(aws, "sagemaker").list_models()["Models"] == []
+    assert client(aws, "s3").list_buckets()["Buckets"] == []
+    assert repositories(aws) == []
 
 
-class _Aws:
-    """The AWS that the notebook is run against."""
-
-    def __init__(self, service: ReadmeService) -> None:
-        self._environ = service.environ
-
-    def client(self, name: str) -> Any:
-        return boto3.client(
-            name,
-            region_name=REGION,
-            endpoint_url=self._environ["AWS_ENDPOINT_URL"],
-            aws_access_key_id=self._environ["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=self._environ["AWS_SECRET_ACCESS_KEY"],
-        )
-
-    def create_role(self) -> str:
-        """By the template, as the notebook says; what its output says."""
-        cloudformation = self.client("cloudformation")
-        cloudformation.create_stack(
-            StackName="vlm-sessions-role",
-            TemplateBody=ROLE_TEMPLATE.read_text(),
-            Capabilities=["CAPABILITY_IAM"],
-        )
-        (stack,) = cloudformation.describe_stacks(StackName="vlm-sessions-role")["Stacks"]
-        assert stack["StackStatus"] == "CREATE_COMPLETE"
-        return str(stack["Outputs"][0]["OutputValue"])
+def create_role(aws: Mapping[str, str]) -> str:
+    """By the template, as the notebook says; what its output says."""
+    cloudformation = client(aws, "cloudformation")
+    cloudformation.create_stack(
+        StackName="vlm-sessions-role",
+        TemplateBody=ROLE_TEMPLATE.read_text(),
+        Capabilities=["CAPABILITY_IAM"],
+    )
+    (stack,) = cloudformation.describe_stacks(StackName="vlm-sessions-role")["Stacks"]
+    assert stack["StackStatus"] == "CREATE_COMPLETE"
+    return str(stack["Outputs"][0]["OutputValue"])

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import boto3
 import httpx
@@ -42,13 +43,18 @@ def serve_aws() -> Iterator[Mapping[str, str]]:
         server.stop()
 
 
-def repositories(aws: Mapping[str, str], region: str = REGION) -> list[str]:
-    """The names of ECR's repositories."""
-    ecr = boto3.client(
-        "ecr",
+def client(aws: Mapping[str, str], service: str, region: str = REGION) -> Any:
+    """boto3's, with the credentials and at the address of ``serve_aws``."""
+    return boto3.client(
+        service,
         region_name=region,
         endpoint_url=aws["AWS_ENDPOINT_URL"],
         aws_access_key_id=aws["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=aws["AWS_SECRET_ACCESS_KEY"],
     )
+
+
+def repositories(aws: Mapping[str, str], region: str = REGION) -> list[str]:
+    """The names of ECR's repositories."""
+    ecr = client(aws, "ecr", region)
     return [entry["repositoryName"] for entry in ecr.describe_repositories()["repositories"]]
