@@ -12,8 +12,6 @@ from vlm_sessions.serve.tasks import background, first_of
 
 Process = asyncio.subprocess.Process
 
-SHORT_LIFE_SECONDS = 10.0
-"""Who ends sooner has failed to start; the next start waits longer."""
 _LAST_LINES_SECONDS = 1.0
 """Grandchildren may hold the pipe open after the child has ended."""
 _MAX_LINE_BYTES = 8192
@@ -74,7 +72,7 @@ class Kept:
             lived = await self._run_once()
             if self._wanted.is_set():
                 self.has_failed.set()
-                num_failures = num_failures + 1 if lived < SHORT_LIFE_SECONDS else 0
+                num_failures = self._patience.failures_after(num_failures, lived)
                 self._say(f"{self.name} has ended; starting it again.")
 
     async def stop(self) -> None:

@@ -55,27 +55,27 @@ class EdgeKeeper:
             CannotServe: the first start failed, or too many in a row did.
         """
         await wanted.wait()
+        loop = asyncio.get_running_loop()
         num_failures = 0
         is_first = True
         while True:
             await asyncio.sleep(self._patience.before_start(num_failures))
             async with self._running() as process:
+                began = loop.time()
                 if await self._wait_listening() and process.returncode is None:
-                    num_failures = 0
                     if is_first:
                         self._announce()
                     is_first = False
                     await process.wait()
-                else:
-                    num_failures += 1
                 if self._drains:  # whoever stops us ends this
-                    await asyncio.get_running_loop().create_future()
+                    await loop.create_future()
                 if is_first:
                     raise CannotServe(f"HAProxy did not start. See {self._log}.")
+                num_failures = self._patience.failures_after(num_failures, loop.time() - began)
                 if num_failures >= self._patience.max_failed_starts:
                     raise CannotServe(
-                        f"HAProxy could not be started {num_failures} times in a row. "
-                        f"See {self._log}."
+                        f"HAProxy has failed {num_failures} times in a row, each time within "
+                        f"{self._patience.short_life:g} s. See {self._log}."
                     )
                 self._say("HAProxy has died; starting it again.")
 
