@@ -12,6 +12,7 @@ from typing import Any
 from tests.container.engine import Engine
 
 BUILD_SECONDS = 1500.0
+_BASE = "BASE_IMAGE="
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,12 @@ class Image:
         (found,) = json.loads(self.engine.output("image", "inspect", self.name))
         return dict(found)
 
+    @property
+    def base(self) -> str:
+        """The name of the image that it is built on."""
+        (base,) = (part for part in self.build_arguments if part.startswith(_BASE))
+        return base.removeprefix(_BASE)
+
     def layers(self) -> list[str]:
         """Digests, from the base upwards."""
         return list(self.inspect()["RootFS"]["Layers"])
@@ -34,7 +41,7 @@ class Image:
 def build_arguments(base: str, secrets: list[str]) -> tuple[str, ...]:
     """What `docker build` needs here. IMAGE_ARGS adds more, such as ``--build-arg TORCH=cpu``."""
     return (
-        *("--network=host", "--build-arg", f"BASE_IMAGE={base}", *secrets),
+        *("--network=host", "--build-arg", f"{_BASE}{base}", *secrets),
         *shlex.split(os.environ.get("IMAGE_ARGS", "")),
     )
 

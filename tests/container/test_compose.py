@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
+from collections.abc import Iterator
 from copy import copy
 
 import boto3
@@ -10,13 +13,16 @@ import httpx
 import pytest
 import yaml
 from botocore.config import Config
-from prometheus_client.parser import text_string_to_metric_families
 
-from tests.container.compose import DIRECTORY, REPLICAS, ROUTERS, Compose, compose
+from tests.container.compose import DIRECTORY, MONITOR, REPLICAS, ROUTERS, Compose, compose
 from tests.container.container import Container
 from tests.container.engine import Engine
-from tests.container.talk import ANSWER, PICTURE, QUESTION, Chat
+from tests.container.image import Image
+from tests.container.leaving import PROMPT_SECONDS, leave_and_ask_again
+from tests.container.monitoring import IMAGE_NAME, Prometheus, build_prometheus
+from tests.container.talk import ANSWER, PICTURE, QUESTION, Chat, post
 
+METRICS_PAGE = DIRECTORY.parents[1] / "docs" / "metrics.md"
 NUM_SESSIONS = 6
 
 
@@ -27,9 +33,16 @@ def through(router: Container, chat: Chat) -> Chat:
     return other
 
 
-def metric_names(url: str) -> set[str]:
-    text = httpx.get(f"{url}/metrics", timeout=30).raise_for_status().text
-    return {family.name for family in text_string_to_metric_families(text)}
+@pytest.fixture(scope="module")
+def prometheus(
+    image: Image, project: Compose, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    """The project's own, started as deploy/README.md says."""
+    build_prometheus(image.engine, image.base, tmp_path_factory.mktemp("prometheus"))
+    project.run("--profile", "metrics", "up", "--detach")
+    yield Prometheus(f"http://127.0.0.1:{project.ports[MONITOR]}")
+    project.run("--profile", "metrics", "rm", "--stop", "--force", MONITOR)
+    image.engine.run("rmi", IMAGE_NAME)
 
 
 def test_a_session_is_reached_through_either_router(project: Compose) -> None:
@@ -84,6 +97,19 @@ def test_boto3_opens_prompts_streams_and_closes_through_a_router(project: Compos
     assert "session_closed" in refused.value.response["OriginalMessage"]
 
 
+def test_a_client_that_leaves_a_router_frees_its_session_for_the_next_prompt_at_once(
+    project: Compose,
+) -> None:
+    router = project.container("router-a")
+    replicas = [project.container(replica).url for replica in REPLICAS]
+
+    took = leave_and_ask_again(
+        router.url, lambda: socket.create_connection(("127.0.0.1", router.port)), replicas
+    )
+
+    assert max(took) < PROMPT_SECONDS
+
+
 def test_all_are_updated_one_after_the_other_and_sessions_go_on(project: Compose) -> None:
     chats = [Chat(project.container("router-a").url) for _ in range(NUM_SESSIONS)]
     assert {chat.ask() for chat in chats} == {ANSWER}
@@ -98,11 +124,44 @@ def test_all_are_updated_one_after_the_other_and_sessions_go_on(project: Compose
         assert {through(container, chat).ask("How big is it?") for chat in chats} == {"large"}
 
 
-def test_every_replica_and_every_router_has_metrics_for_prometheus(project: Compose) -> None:
-    for replica in REPLICAS:
-        assert "vlm_open_sessions" in metric_names(project.container(replica).url)
-    for router in ROUTERS:
-        assert "haproxy_backend_status" in metric_names(project.container(router).url)
+def test_prometheus_finds_every_replica_and_every_router_up(
+    project: Compose, prometheus: Prometheus
+) -> None:
+    jobs = {"vlm-sessions": REPLICAS, "vlm-sessions-router": ROUTERS}
+    targets = {
+        (job, f"127.0.0.1:{project.ports[name]}"): "up"
+        for job, names in jobs.items()
+        for name in names
+    }
+
+    prometheus.wait(lambda: prometheus.targets() == targets)
+
+    assert prometheus.total('haproxy_server_status{proxy="replicas",state="UP"}') == 4
+
+
+def test_prometheus_counts_what_was_done(project: Compose, prometheus: Prometheus) -> None:
+    done = {
+        'vlm_requests_total{route="invocations",operation="open_session",status="200"}': 2,
+        'vlm_requests_total{route="invocations",operation="prompt",status="200"}': 6,
+        'vlm_requests_total{route="invocations",operation="none",status="400"}': 1,
+        'vlm_errors_total{code="invalid_field"}': 1,
+        'vlm_time_to_first_token_seconds_count{turn="first"}': 2,
+        'vlm_time_to_first_token_seconds_count{turn="follow_up",cached="true"}': 4,
+        "vlm_open_sessions": 2,
+    }
+    prometheus.wait(lambda: "up" in prometheus.targets().values())
+    before = {expression: prometheus.total(expression) for expression in done}
+
+    chats = [Chat(project.container(router).url) for router in ROUTERS]
+    for chat in chats * 3:
+        chat.ask()
+    post(chats[0].url, {"type": "prompt", "prompt": ""}, chats[0].id)
+
+    prometheus.wait(lambda: done == {name: prometheus.total(name) - before[name] for name in done})
+    documented = re.findall(r"^\| `(vlm_\w+)` \| (\w+) ", METRICS_PAGE.read_text(), re.MULTILINE)
+    names = {name + "_bucket" * (kind == "histogram") for name, kind in documented}
+    assert names
+    assert names - prometheus.metric_names("vlm-sessions") == set()
 
 
 @pytest.mark.parametrize("service", [*REPLICAS, *ROUTERS])

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.container.container import Container
+from tests.container.leaving import PROMPT_SECONDS, leave_and_ask_again
 from tests.container.talk import ANSWER, PICTURE, QUESTION, SESSION, Chat, open_session, post
 from vlm_sessions.client import Client
 
@@ -43,6 +44,15 @@ def test_a_session_remembers_its_picture_and_its_conversation(service: Container
 def test_our_client_streams_an_answer(service: Container) -> None:
     with Client(service.url).open(str(PICTURE)) as chat:
         assert "".join(chat.stream(QUESTION)) == ANSWER
+
+
+def test_a_client_that_leaves_frees_its_session_for_the_next_prompt_at_once(
+    service: Container,
+) -> None:
+    took = leave_and_ask_again(service.url, service.connect, [service.url])
+
+    assert max(took) < PROMPT_SECONDS
+    assert service.logs().count('"finish_reason": "cancelled"') == len(took)
 
 
 def test_aws_llava_samples_payloads_are_answered(service: Container) -> None:
