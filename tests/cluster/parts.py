@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from tests.torchserve.server import Server
+from tests.torchserve.server import Server, running
 from vlm_sessions.cluster.ports import Reservation
 
 SESSION = "X-Amzn-SageMaker-Session-Id"
@@ -142,23 +141,15 @@ class Routing(Server):
 def command(
     arguments: Sequence[str], port: int, state_dir: Path, environ: Mapping[str, str] | None = None
 ) -> Iterator[Routing]:
-    """``python ARGUMENTS`` as a process with a process group of its own, stopped in the end."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        env={**os.environ, **(environ or {})},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    running = Routing(process, f"http://127.0.0.1:{port}", state_dir)
-    threading.Thread(target=running.read_lines, daemon=True).start()
-    try:
-        yield running
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            running.stop(40)  # the second signal hurries
-    assert not [line for line in running.lines if "runtime error" in line]  # Lua's
+    """``python ARGUMENTS``, stopped in a hurry in the end."""
+    with running(Routing, arguments, port, state_dir, {**os.environ, **(environ or {})}) as routing:
+        try:
+            yield routing
+        finally:
+            if routing.process.poll() is None:
+                routing.process.terminate()
+                routing.stop(40)  # the second signal hurries
+    assert not [line for line in routing.lines if "runtime error" in line]  # Lua's
 
 
 @contextlib.contextmanager
@@ -171,11 +162,11 @@ def router(
     names = [f"--replica={fake.name}={fake.address}" for fake in replicas]
     arguments = ["-m", "vlm_sessions.cli", "router", f"--port={port}", *names, *options]
     try:
-        with command(arguments, port, state_dir) as running:
-            running.wait_for_line("admin socket is", START_SECONDS)
+        with command(arguments, port, state_dir) as routing:
+            routing.wait_for_line("admin socket is", START_SECONDS)
             for fake in replicas:
-                running.wait_state(fake.name, "ready", START_SECONDS)
-            yield running
+                routing.wait_state(fake.name, "ready", START_SECONDS)
+            yield routing
     finally:
         reservation.release()
 

@@ -12,9 +12,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import psutil
@@ -98,6 +99,9 @@ class Server:
         return self.process.wait(seconds)
 
 
+Some = TypeVar("Some", bound=Server)
+
+
 @contextlib.contextmanager
 def serving(
     store: Path,
@@ -138,14 +142,28 @@ def starting(
         "JAVA_TOOL_OPTIONS": java_options,
         **{f"VLM_{name.upper()}": value for name, value in settings.items()},
     }
+    arguments = ["-c", _RUN, str(store), json.dumps(dict(patience))]
+    with running(Server, arguments, port, state_dir, env) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running(
+    kind: type[Some],
+    arguments: Sequence[str],
+    port: int,
+    state_dir: Path,
+    environ: Mapping[str, str],
+) -> Iterator[Some]:
+    """``python ARGUMENTS`` in a process group of its own; stopped in the end, if it still runs."""
     process = subprocess.Popen(
-        [sys.executable, "-c", _RUN, str(store), json.dumps(dict(patience))],
-        env=env,
+        [sys.executable, *arguments],
+        env=environ,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    server = Server(process, f"http://127.0.0.1:{port}", state_dir)
+    server = kind(process, f"http://127.0.0.1:{port}", state_dir)
     threading.Thread(target=server.read_lines, daemon=True).start()
     try:
         yield server
