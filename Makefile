@@ -22,8 +22,8 @@ DOCKER ?= docker
 # More arguments of docker build, e.g. --build-arg TORCH=cpu; see README.
 IMAGE_ARGS ?=
 
-.PHONY: help serve test lint format unit bench bench-report train evaluate image test-container \
-  setup setup-dev haproxy engine constraints clean
+.PHONY: help serve test lint format unit bench bench-peers bench-report train evaluate image \
+  test-container setup setup-dev haproxy engine constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ unit: setup-dev ## the tests that need neither torch nor a server
 
 bench: haproxy setup-dev ## measure this machine through the real stack
 	$(BIN)/python -m bench.serve
+
+bench-peers: setup-dev ## measure our engine beside its peers; scripts/need-peers installs them
+	$(BIN)/python -m bench.peers
 
 bench-report: setup-dev ## write docs/performance.md from the runs in bench/results
 	$(BIN)/python -m bench.publish

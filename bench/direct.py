@@ -15,6 +15,7 @@ from bench.measure import Clock, TurnTimes, time_pieces, turn_times
 from bench.workload import Lengths, Workload
 from vlm_sessions.engine.interface import AsyncEngine
 from vlm_sessions.engine.types import (
+    CacheLocation,
     Event,
     ImageSpan,
     PixelImage,
@@ -27,19 +28,27 @@ from vlm_sessions.processing import ImageRef, Processor
 
 
 class DirectConversation:
-    """A conversation about one picture, kept as tokens, as the session layer keeps it."""
+    """A conversation about one picture, kept as tokens, as the session layer keeps it.
+
+    As there, the picture is kept encoded, and decoded whenever the engine asks for pixels.
+    """
 
     def __init__(self, engine: AsyncEngine, processor: Processor, picture: bytes) -> None:
         self._engine = engine
         self._processor = processor
-        digest = hashlib.sha256(picture).hexdigest()
+        self._picture = picture
         with Image.open(io.BytesIO(picture)) as opened:
-            image = opened.convert("RGB")
-        self._pixels = processor.pixels(image, digest)
-        self._image = ImageRef(digest, processor.num_image_tokens(*image.size))
+            size = opened.size
+        digest = hashlib.sha256(picture).hexdigest()
+        self._image = ImageRef(digest, processor.num_image_tokens(*size))
         self._tokens: tuple[int, ...] = ()
         self._spans: tuple[ImageSpan, ...] = ()
         self._prefilled: Prefilled | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all that was said and shown so far."""
+        return len(self._tokens)
 
     async def open(self) -> None:
         """Compute what is certain before the first question, as opening a session does."""
@@ -79,6 +88,10 @@ class DirectConversation:
             num_prompt=self._prefilled.prompt_tokens,
         )
 
+    async def locate(self) -> CacheLocation:
+        """Where what was said so far is cached."""
+        return await self._engine.locate(self._tokens, self._spans)
+
     def _submit(
         self, tokens: tuple[int, ...], images: tuple[ImageSpan, ...], num_tokens: int
     ) -> AsyncIterator[Event]:
@@ -86,8 +99,9 @@ class DirectConversation:
         turn = Turn(uuid.uuid4().hex, tokens, images, sampling)
         return self._engine.submit(turn, self._give_pixels)
 
-    async def _give_pixels(self, _digest: str) -> PixelImage:
-        return self._pixels
+    async def _give_pixels(self, digest: str) -> PixelImage:
+        with Image.open(io.BytesIO(self._picture)) as opened:
+            return self._processor.pixels(opened.convert("RGB"), digest)
 
 
 async def converse(

@@ -19,7 +19,7 @@ class Machine:
     memory_gib: float
     python: str
     versions: dict[str, str]
-    """package -> version"""
+    """package -> version, of those that are installed"""
     commit: str
     """Of the checkout; ``+`` after it: with changes. Empty: no checkout."""
 
@@ -31,9 +31,16 @@ def describe_machine() -> Machine:
         num_cores=len(os.sched_getaffinity(0)),
         memory_gib=round(pages * page_bytes / 2**30, 1),
         python=platform.python_version(),
-        versions={name: metadata.version(name) for name in PACKAGES},
+        versions={name: version for name in PACKAGES if (version := _version(name))},
         commit=_commit(),
     )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def load_average() -> float:

@@ -10,21 +10,18 @@ import typer
 from tokenizers import models
 from transformers import (
     CLIPImageProcessorPil,
-    CLIPVisionConfig,
     GenerationConfig,
-    LlamaConfig,
-    LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 
+from bench.llava import llava_config
 from bench.shapes import SHAPES, Shape
 from demo.tokenizer import (
     BOS,
     CHAT_TEMPLATE,
     EOS,
-    IMAGE,
     PAD,
     SPECIAL,
     UNK,
@@ -36,7 +33,7 @@ from demo.tokenizer import (
 def build_checkpoint(shape: Shape, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write an ordinary Hugging Face checkpoint; the same shape gives the same weights."""
     torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(_config(shape)).to(dtype)
+    model = LlavaForConditionalGeneration(llava_config(shape)).to(dtype)
     ids = token_ids()
     with torch.no_grad():
         # Never the likeliest token: an answer shows a word for every token that it has.
@@ -51,41 +48,6 @@ def build_checkpoint(shape: Shape, folder: Path, *, dtype: torch.dtype = torch.f
 def extra_words(shape: Shape) -> list[str]:
     """Words beside the demo's own that fill up the vocabulary: every one is a token."""
     return [f"w{number}" for number in range(shape.vocab_size - len(token_ids()))]
-
-
-def _config(shape: Shape) -> LlavaConfig:
-    ids = token_ids()
-    vision = CLIPVisionConfig(
-        hidden_size=shape.vision.hidden,
-        intermediate_size=shape.vision.intermediate,
-        num_hidden_layers=shape.vision.num_layers,
-        num_attention_heads=shape.vision.num_heads,
-        image_size=shape.image_size,
-        patch_size=shape.patch_size,
-        projection_dim=shape.vision.hidden,
-    )
-    text = LlamaConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.text.hidden,
-        intermediate_size=shape.text.intermediate,
-        num_hidden_layers=shape.text.num_layers,
-        num_attention_heads=shape.text.num_heads,
-        num_key_value_heads=shape.text.num_heads,
-        max_position_embeddings=shape.max_context,
-        bos_token_id=ids[BOS],
-        eos_token_id=ids[EOS],
-        pad_token_id=ids[PAD],
-        tie_word_embeddings=False,
-    )
-    return LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=ids[IMAGE],
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_seq_length=shape.num_image_tokens,
-        tie_word_embeddings=False,
-    )
 
 
 def _processor(shape: Shape) -> LlavaProcessor:

@@ -25,10 +25,11 @@ from rich.table import Table
 from bench.model import build_checkpoint
 from bench.shapes import SHAPES
 from vlm_sessions.config import Settings
-from vlm_sessions.engine.blocks import BlockPool, Match
+from vlm_sessions.engine.blocks import BlockPool
 from vlm_sessions.engine.content import TokenChain
 from vlm_sessions.engine.engine import Engine
 from vlm_sessions.engine.limits import EngineLimits
+from vlm_sessions.engine.matches import Match
 from vlm_sessions.engine.types import (
     Failed,
     ImageSpan,
@@ -84,7 +85,7 @@ class Bench:
         self._engine = Engine(make_runner(settings, folder), EngineLimits())
         info = self._engine.info
         self._pool = SwitchablePool(info.num_blocks, info.block_size)
-        self._engine.scheduler._pool = self._pool
+        self._engine.scheduler.caches.pool = self._pool
         self._random = random.Random(seed)
         self._block_size = info.block_size
         self._num_image_tokens = num_image_tokens

@@ -53,5 +53,7 @@ SHAPES = {
         ),
         # 576 image tokens, as LLaVA-1.5's: what a session saves shows.
         Shape("221m", Tower(768, 3072, 12, 12), Tower(768, 2048, 12, 12), 336, patch_size=14),
+        # LLaVA-1.5-7B's own, for GPUs.
+        Shape("7b", Tower(1024, 4096, 24, 16), Tower(4096, 11008, 32, 32), 336, patch_size=14),
     )
 }

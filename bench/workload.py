@@ -27,7 +27,8 @@ class Workload:
     """What clients send. The same seed gives the same pictures and questions."""
 
     def __init__(self, seed: int) -> None:
-        self._random = Random(seed)
+        # As text: of a number, Random takes the size only, and n would be what -n is.
+        self._random = Random(f"workload {seed}")
         self._words = [word for word in WORDS if word.isalpha()]
 
     def picture(self) -> bytes:

@@ -155,6 +155,8 @@ def _default(field: FieldInfo) -> str:
 
 def _limits(field: FieldInfo) -> str:
     annotation = field.annotation
+    if field.default == "auto" and get_origin(annotation) is not Literal:
+        return "`auto`, ≥ 0"
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     if annotation is bool:

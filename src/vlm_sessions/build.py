@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_sessions.config import Settings
+from vlm_sessions.engine.eviction import Eviction
+from vlm_sessions.engine.interface import Runner
 from vlm_sessions.engine.limits import EngineLimits
 from vlm_sessions.engine.process import EngineProcess, serve_engine
 from vlm_sessions.engine.types import EngineInfo
-from vlm_sessions.logs import capture_standard_logs, configure_logs
+from vlm_sessions.logs import MEMORY_EVENT, capture_standard_logs, configure_logs, get_logger
 
 if TYPE_CHECKING:
     from vlm_sessions.endpoint import Endpoint
@@ -63,7 +65,9 @@ class App:
         )
         engine.begin()
         try:
-            processor = await asyncio.to_thread(_make_processor, self._model, self._name)
+            processor = await asyncio.to_thread(
+                _make_processor, self._settings, self._model, self._name
+            )
         except BaseException:
             await engine.close()
             raise
@@ -125,11 +129,11 @@ class _EarlyEngine(EngineProcess):
         await super().close()
 
 
-def _make_processor(model: str, name: str) -> Processor:
+def _make_processor(settings: Settings, model: str, name: str) -> Processor:
     with _no_garbage_sought():
         from vlm_sessions.model.processor import make_processor  # noqa: PLC0415 - takes seconds
 
-        return make_processor(model, name=name)
+        return make_processor(model, name=name, one_tile=settings.image_tiles == "one")
 
 
 def _make_service(
@@ -158,7 +162,9 @@ def engine_limits(settings: Settings) -> EngineLimits:
     """The part of the settings that bounds an engine."""
     return EngineLimits(
         max_batch_tokens=settings.max_batch_tokens,
+        prefill_share=settings.prefill_share,
         max_running=settings.max_running,
+        eviction=Eviction(settings.eviction),
         feature_bytes=settings.feature_cache_mb * _MIB,
         pixel_bytes=settings.pixel_cache_mb * _MIB,
     )
@@ -170,7 +176,13 @@ def run_engine(settings: Settings, model: str, name: str, fd: int) -> None:
         from vlm_sessions.model.runner import make_runner  # noqa: PLC0415 - this process only
 
     _configure_logs(settings)
-    serve_engine(lambda: make_runner(settings, model, name=name), fd, engine_limits(settings))
+
+    def load() -> Runner:
+        runner = make_runner(settings, model, name=name)
+        get_logger("engine").info(MEMORY_EVENT, **runner.memory.fields())
+        return runner
+
+    serve_engine(load, fd, engine_limits(settings))
 
 
 def main(arguments: Sequence[str]) -> None:

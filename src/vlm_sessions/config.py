@@ -19,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
     ValidationError,
     field_validator,
     model_validator,
@@ -59,6 +60,12 @@ def _comma_list(value: object) -> object:
     return value
 
 
+def _mib(value: object) -> object:
+    text = str(value).strip().lower()
+    return int(text) if text.isdecimal() else text
+
+
+HostMiB = Annotated[Literal["auto"] | NonNegativeInt, BeforeValidator(_mib)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 
 
@@ -86,20 +93,76 @@ class Settings(BaseModel):
         description="Directory with the packed handler and built-in model, taken as it is. "
         "Default: the checkout's, packed anew when its sources have changed.",
     )
+    image_tiles: Literal["many", "one"] = Field(
+        "many",
+        description="For models that cut pictures into tiles. many: by each picture's size; one: "
+        "the picture as a whole, which LLaVA-OneVision knows from conversations about several.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Of weights and KV cache. auto: float32 on CPU, bfloat16 on CUDA."
     )
-    threads: int = Field(0, ge=0, description="Torch threads of the engine; 0: half the cores.")
+    kernels: Literal["auto", "reference"] = Field(
+        "auto",
+        description="What computes the text model. auto: what is fastest for the device; "
+        "reference: transformers' own code and plain attention, several times slower.",
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        description="Torch threads of the engine; 0: one for each physical core that it may use, "
+        "less one for the other processes.",
+    )
 
     # The engine and its caches
     block_size: int = Field(16, ge=1, le=256, description="Tokens in a KV block.")
     kv_cache_mb: int = Field(
-        0, ge=0, description="MiB of KV blocks; 0: 512 on a CPU, 85 % of the free memory on a GPU."
+        0,
+        ge=0,
+        description="MiB of KV blocks; 0: on a GPU what is left of VLM_MEMORY_SHARE, on a CPU a "
+        "quarter of the free memory, 4096 at most.",
+    )
+    paged_kernel: Literal["auto", "triton", "varlen", "none"] = Field(
+        "auto",
+        description="What attends to KV blocks on a GPU: a kernel in Triton, torch's own (blocks "
+        "of 256 tokens), or none: contexts are gathered. auto: the first that computes right.",
+    )
+    cuda_graphs: bool = Field(
+        True, description="Decode on a GPU by replaying graphs of its kernels."
+    )
+    kv_dtype: Literal["auto", "fp8"] = Field(
+        "auto",
+        description="What keys and values are stored as. auto: as VLM_DTYPE says; fp8: in 8 bits "
+        "(e4m3), so that the same memory holds twice or four times as many tokens.",
+    )
+    memory_share: float = Field(
+        0.9, gt=0, le=1, description="Part of a GPU's memory that the engine may take in all."
+    )
+    host_kv_mb: HostMiB = Field(
+        "auto",
+        description="MiB of KV blocks on the host, for what the device has no room for. auto: on a "
+        "GPU a quarter of the host's free memory, 65536 at most, pinned; on a CPU none, since it "
+        "would be the same memory.",
+    )
+    host_feature_mb: HostMiB = Field(
+        "auto",
+        description="MiB of image features on the host. auto: on a GPU a twentieth of the host's "
+        "free memory, 8192 at most; on a CPU none.",
+    )
+    eviction: Literal["cost", "lru"] = Field(
+        "cost",
+        description="What goes first when a cache is full. cost: what costs least time to get "
+        "back, times how likely it is to be wanted; lru: the least recently used.",
     )
     feature_cache_mb: int = Field(256, ge=1, description="MiB of image features on the device.")
     pixel_cache_mb: int = Field(64, ge=0, description="MiB of pixel tensors kept by the engine.")
     max_batch_tokens: int = Field(1024, ge=16, description="Tokens computed in one step, at most.")
+    prefill_share: float = Field(
+        0.5,
+        ge=0,
+        description="While answers are being written, computing prompts may lengthen a step by "
+        "this share, less what encoding an image takes of it; 0: by any.",
+    )
     max_running: int = Field(64, ge=1, description="Turns computed at the same time, at most.")
     prefill_on_open: bool = Field(
         True, description="Encode the image and compute its KV when a session opens."
@@ -134,6 +197,12 @@ class Settings(BaseModel):
         16, ge=1, description="Images of one session, those of its prompts included."
     )
     max_prompt_chars: int = Field(100_000, ge=1, description="Text of one request.")
+    context_overflow: Literal["error", "drop_oldest"] = Field(
+        "error",
+        description="What happens to a prompt that no longer fits the model's context with its "
+        "session: an error, or the oldest turns without images are left out of what the model is "
+        "given.",
+    )
     default_max_new_tokens: int = Field(
         256, ge=1, description="Longest answer to a request that names no limit, in tokens."
     )

@@ -27,6 +27,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 CONTENT = "content"
 """The one field that may hold what people wrote, and what was answered."""
 
+MEMORY_EVENT = "memory"
+"""The line in which an engine tells, once it has loaded, what memory went where."""
+
 _LEVEL_NUMBERS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -156,6 +159,7 @@ def _exception(exc_info: object) -> BaseException | None:
 
 __all__ = [
     "CONTENT",
+    "MEMORY_EVENT",
     "LogLevel",
     "bound_context",
     "capture_standard_logs",

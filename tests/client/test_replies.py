@@ -32,7 +32,7 @@ WRITER = NativeWriter()
 SERVED = ServedAnswer(
     text="two circles",
     finish_reason="stop",
-    usage=ServedUsage(prompt_tokens=90, cached_tokens=64, completion_tokens=2),
+    usage=ServedUsage(prompt_tokens=90, cached_tokens=64, completion_tokens=2, dropped_turns=3),
     timing=ServedTiming(queue_ms=0.5, ttft_ms=None, total_ms=12.0),
 )
 
@@ -78,6 +78,7 @@ def test_an_answer_is_read_as_the_service_writes_it() -> None:
     answer = replies.answer(Reply(200, WRITER.answer(SERVED)))
     assert (answer.text, answer.finish_reason) == ("two circles", "stop")
     assert (answer.usage.cached_tokens, answer.timing.ttft_ms) == (64, None)
+    assert answer.usage.dropped_turns == 3
 
 
 def test_a_reply_without_a_field_is_a_protocol_error_that_names_it() -> None:

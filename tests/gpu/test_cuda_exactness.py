@@ -46,10 +46,10 @@ def test_forked_and_rewound_sessions_answer_as_generate_does(path: Path) -> None
 
 def test_the_device_is_chosen_with_bfloat16_and_a_pool_of_its_free_memory(path: Path) -> None:
     free, _ = torch.cuda.mem_get_info()
-    info = make_runner(Settings(max_running=1), path).info
-    pool = info.num_blocks * info.block_size * info.kv_bytes_per_token
-    assert (info.device, info.dtype) == ("cuda:0", "bfloat16")
-    assert 0.5 * free < pool < 0.9 * free
+    runner = make_runner(Settings(max_running=1, host_kv_mb=0), path)
+    assert (runner.info.device, runner.info.dtype) == ("cuda:0", "bfloat16")
+    assert 0.5 * free < runner.memory.kv_blocks < 0.9 * free
+    assert runner.memory.activations is not None
 
 
 def test_a_draw_is_the_same_on_both_devices() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.model.tiny import KINDS, Kind, save_tiny
+from tests.model.tiny_tiles import TILED_KINDS, TiledKind, save_tiny_tiled
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,3 +32,21 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 def tiny_path(kind: Kind, tiny_paths: dict[str, Path]) -> Path:
     """The checkpoint of ``kind``."""
     return tiny_paths[kind.name]
+
+
+@pytest.fixture(scope="session")
+def tiled_paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Kind's name -> checkpoint directory."""
+    return {k.name: save_tiny_tiled(tmp_path_factory.mktemp(k.name), k) for k in TILED_KINDS}
+
+
+@pytest.fixture(params=TILED_KINDS, ids=lambda kind: kind.name)
+def tiled_kind(request: pytest.FixtureRequest) -> TiledKind:
+    chosen: TiledKind = request.param
+    return chosen
+
+
+@pytest.fixture
+def tiled_path(tiled_kind: TiledKind, tiled_paths: dict[str, Path]) -> Path:
+    """The checkpoint of ``tiled_kind``."""
+    return tiled_paths[tiled_kind.name]

@@ -21,14 +21,25 @@ QUESTIONS = ("What is this?", "And behind it?", "How many?", "Is it red?", "Why?
 
 
 def make_engine(
-    path: Path, *, device: str = "cpu", kv_cache_mb: int = 8, max_batch_tokens: int = 64
+    path: Path,
+    *,
+    device: str = "cpu",
+    kv_cache_mb: int = 8,
+    max_batch_tokens: int = 64,
+    image_tiles: str = "many",
 ) -> Engine:
     """An engine over a checkpoint in float32: equality holds only where arithmetic is exact enough.
 
     Batches are small, so that prefills are split and mixed with decodes.
     """
     settings = Settings.model_validate(
-        {"device": device, "dtype": "float32", "threads": 1, "kv_cache_mb": kv_cache_mb}
+        {
+            "device": device,
+            "dtype": "float32",
+            "threads": 1,
+            "kv_cache_mb": kv_cache_mb,
+            "image_tiles": image_tiles,
+        }
     )
     return Engine(make_runner(settings, path), EngineLimits(max_batch_tokens=max_batch_tokens))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
 from vlm_sessions.engine.types import PixelImage
 
@@ -19,7 +19,7 @@ class Reference:
     def __init__(
         self, path: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
-        self.model: Any = LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype)
+        self.model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
         self.model.to(device).eval()
         self._device = device
 
@@ -52,6 +52,14 @@ class Reference:
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if pixels:
             arrays = [np.frombuffer(p.data, "<f4").reshape(p.shape) for p in pixels]
+            if pixels[0].size is not None:
+                # As the image processors hand over tiles: padded to the image that has most.
+                most = max(map(len, arrays))
+                arrays = [np.pad(a, ((0, most - len(a)), *3 * ((0, 0),))) for a in arrays]
+                inputs["image_sizes"] = torch.tensor([p.size for p in pixels])
+                if most == 1:
+                    # So transformers is told that these are shown as a whole.
+                    inputs["batch_num_images"] = torch.tensor([len(pixels)])
             stacked = torch.from_numpy(np.stack(arrays))
             inputs["pixel_values"] = stacked.to(self._device, self.model.dtype)
         return inputs

@@ -6,9 +6,11 @@ from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vlm_sessions.engine.types import Draw, Sampling
-from vlm_sessions.model.sampler import Sampler, distribution, uniform
+from vlm_sessions.model.sampler import Sampler, distribution, draw_one, uniform
 
 CPU = torch.device("cpu")
 VOCABULARY = 50
@@ -74,7 +76,7 @@ def test_draws_follow_the_distribution(sampler: Sampler) -> None:
     sampling = Sampling(max_new_tokens=1, temperature=1.5, top_k=8)
     num_draws = 4000
     draws = [Draw(sampling, index) for index in range(num_draws)]
-    drawn = Counter(sampler.sample(logits.expand(num_draws, -1), draws))
+    drawn = Counter(sampler.sample(logits.repeat(num_draws, 1), draws))
     probabilities, tokens = distribution(logits[0], sampling)
     assert set(drawn) <= set(tokens.tolist())
     for token, probability in zip(tokens.tolist(), probabilities.tolist(), strict=True):
@@ -109,3 +111,43 @@ def test_the_smallest_temperature_is_nearly_greedy(sampler: Sampler) -> None:
     logits[0, IMAGE] = -100
     draw = Draw(Sampling(max_new_tokens=1, temperature=1e-6, seed=3), 4)
     assert sampler.sample(logits, [draw]) == logits.argmax(dim=-1).tolist()
+
+
+samplings = st.builds(
+    Sampling,
+    max_new_tokens=st.just(1),
+    temperature=st.one_of(st.just(0.0), st.floats(1e-6, 5.0)),
+    top_p=st.one_of(st.just(1.0), st.floats(0.0, 1.0, exclude_min=True)),
+    top_k=st.integers(0, VOCABULARY + 2),
+    seed=st.integers(0, 2**63 - 1),
+    ignore_eos=st.booleans(),
+)
+# Few values that often meet, besides any: equal logits are where an order could slip.
+logit = st.one_of(st.sampled_from([0.0, 1.0, -2.5, float("-inf")]), st.floats(-80, 80, width=32))
+rows = st.lists(
+    st.tuples(st.lists(logit, min_size=12, max_size=12), st.builds(Draw, samplings, st.just(3))),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(rows)
+def test_a_batch_is_drawn_as_each_row_alone_would_be(
+    batch: list[tuple[list[float], Draw]],
+) -> None:
+    eos, never = 7, 9
+    values = torch.tensor([[0.0, *logits] for logits, _ in batch])  # token 0 is always possible
+    expected = []
+    for row, (_, draw) in zip(values, batch, strict=True):
+        possible = row.clone()
+        possible[[never, eos] if draw.sampling.ignore_eos else [never]] = float("-inf")
+        greedy = draw.sampling.temperature == 0
+        expected.append(int(possible.argmax()) if greedy else draw_one(possible, draw))
+    sampler = Sampler(eos_ids=(eos,), never=(never,), device=CPU)
+    assert sampler.sample(values, [draw for _, draw in batch]) == expected
+
+
+def test_equal_logits_are_candidates_in_the_order_of_their_ids() -> None:
+    logits = torch.tensor([1.0, 2.0, 1.0, 2.0, 2.0])
+    sampling = Sampling(max_new_tokens=1, temperature=1.0, top_k=4)
+    assert distribution(logits, sampling)[1].tolist() == [1, 3, 4, 0]

@@ -112,10 +112,17 @@ def engine_process(model: Path) -> psutil.Process:
 
 
 @asynccontextmanager
-async def running(model: Path, state_dir: Path) -> AsyncIterator[Callable[[], Awaitable[App]]]:
+async def running(
+    model: Path, state_dir: Path, **other_settings: Any
+) -> AsyncIterator[Callable[[], Awaitable[App]]]:
     """Gives a function that starts the service on the directory, ending the one before."""
     settings = Settings(
-        state_dir=state_dir, dtype="float32", device="cpu", threads=1, kv_cache_mb=8
+        state_dir=state_dir,
+        dtype="float32",
+        device="cpu",
+        threads=1,
+        kv_cache_mb=8,
+        **other_settings,
     )
     apps: list[App] = []
 

@@ -67,7 +67,7 @@ def test_forked_and_rewound_sessions_answer_as_generate_does(tiny_path: Path, se
 
 def test_forks_and_rewinds_in_a_pool_too_small_for_them_change_no_answer(tiny_path: Path) -> None:
     engine = make_engine(tiny_path)
-    engine.scheduler._pool = BlockPool(40, engine.info.block_size)
+    engine.scheduler.caches.pool = BlockPool(40, engine.info.block_size)
     branch_and_compare(tiny_path, engine, seed=2)
     assert engine.stats().blocks_evicted_total > 0
     assert engine.stats().blocks_copied_total > 0
@@ -98,6 +98,15 @@ def test_sampling_with_a_seed_does_not_depend_on_the_batch(tiny_path: Path) -> N
             dialogue.ask(processor, QUESTIONS[number], [noise_image(number)])
         answers.append(answer_all(engine, dialogues, sampling)["s0"].answer)
     assert answers[0] == answers[1]
+
+
+def test_a_picture_that_many_open_at_the_same_moment_is_encoded_once(tiny_path: Path) -> None:
+    processor, engine = make_processor(tiny_path), make_engine(tiny_path)
+    dialogues = [Dialogue(f"s{number}") for number in range(12)]
+    for number, dialogue in enumerate(dialogues):
+        dialogue.ask(processor, f"What is number {number}?", [noise_image(7)])
+    answer_all(engine, dialogues, Sampling(max_new_tokens=2))
+    assert engine.stats().images_encoded_total == 1
 
 
 def test_sessions_on_one_picture_encode_it_once(tiny_path: Path) -> None:

@@ -8,7 +8,7 @@ beginning of text, vision tower, key heads, tied weights.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def byte_level_bpe(eos: str = "</s>", extra: tuple[str, ...] = ()) -> PreTrained
     return _wrap(backend, eos=eos, unk=None)
 
 
-def sentencepiece_like() -> PreTrainedTokenizerFast:
+def sentencepiece_like(learned_from: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """Llama's way: spaces as ▁, one put before the text, unknown characters as byte tokens."""
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Sequence(
@@ -119,7 +119,7 @@ def sentencepiece_like() -> PreTrainedTokenizerFast:
     )
     # No token spans two words, as in SentencePiece's own training.
     trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    trained.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=200))
+    trained.train_from_iterator([*CORPUS, *learned_from], trainers.BpeTrainer(vocab_size=200))
     learned = json.loads(trained.to_str())["model"]
     specials = ["<unk>", "<s>", "</s>"]
     ordered = [*specials, *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]
@@ -173,18 +173,22 @@ KINDS = (PLAIN, GQA, CHATML)
 def save_tiny(path: Path, kind: Kind = PLAIN, *, seed: int = 0) -> Path:
     """Build a checkpoint of a kind in ``path`` and return it."""
     tokenizer = kind.tokenizer()
-    config = _config(kind, tokenizer)
-    torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.dim() > 1:  # strong enough for every input to matter
-                weight.normal_(std=(0.4 if "embed" in name else 1.0) / weight.shape[-1] ** 0.5)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model = LlavaForConditionalGeneration(_config(kind, tokenizer))
+    randomise(model, tokenizer, seed)
     model.save_pretrained(path)
     _processor(kind, tokenizer).save_pretrained(path)
     return path
+
+
+def randomise(model: Any, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+    """Give a model weights by which its answers vary, and the tokenizer's special tokens."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1 or "newline" in name:  # strong enough for every input to matter
+                weight.normal_(std=(0.4 if "embed" in name else 1.0) / weight.shape[-1] ** 0.5)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
 def noise_image(seed: int, size: tuple[int, int] = (40, 56)) -> Image.Image:

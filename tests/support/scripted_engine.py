@@ -112,7 +112,7 @@ class ScriptedEngine:
         self.released.append(key)
 
     async def locate(self, tokens: Sequence[int], images: Sequence[ImageSpan]) -> CacheLocation:
-        return CacheLocation(len(tokens), tuple(i.digest for i in images), ())
+        return CacheLocation(len(tokens), 0, tuple(i.digest for i in images), (), ())
 
     async def stats(self) -> EngineStats:
         return EngineStats()

@@ -121,7 +121,13 @@ class StubService:
                 TurnInfo(prompt="What?", images=(), answer="a red circle", finish_reason="stop"),
             ),
             tokens=83,
-            caches=CacheState(kv_tokens=80, feature_images=1, pixel_images=0),
+            caches=CacheState(
+                kv_tokens=80,
+                host_kv_tokens=16,
+                feature_images=1,
+                host_feature_images=0,
+                pixel_images=0,
+            ),
         )
 
     async def fork(self, session_id: str, /) -> Opened:

@@ -87,9 +87,12 @@ def description(reply: Reply) -> Description:
         images=fields.objects("images", image_info),
         turns=fields.objects("turns", turn_info),
         tokens=fields.integer("tokens"),
+        dropped_turns=fields.integer("dropped_turns") if "dropped_turns" in fields else 0,
         caches=CacheState(
             kv_tokens=caches.integer("kv_tokens"),
+            host_kv_tokens=caches.integer("host_kv_tokens"),
             feature_images=caches.integer("feature_images"),
+            host_feature_images=caches.integer("host_feature_images"),
             pixel_images=caches.integer("pixel_images"),
         ),
     )
@@ -104,6 +107,7 @@ def answer_of(fields: Fields) -> Answer:
             prompt_tokens=usage.integer("prompt_tokens"),
             cached_tokens=usage.integer("cached_tokens"),
             completion_tokens=usage.integer("completion_tokens"),
+            dropped_turns=usage.integer("dropped_turns") if "dropped_turns" in usage else 0,
         ),
         timing=Timing(
             queue_ms=timing.number("queue_ms"),

@@ -8,11 +8,16 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one turn. ``cached_tokens`` of the ``prompt_tokens`` were not computed again."""
+    """Tokens of one turn. ``cached_tokens`` of the ``prompt_tokens`` were not computed again.
+
+    ``dropped_turns`` is how many of the session's oldest turns the model was not given, since they
+    no longer fitted its context.
+    """
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    dropped_turns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,9 @@ class CacheState:
     """Where the conversation is cached just now."""
 
     kv_tokens: int
+    host_kv_tokens: int
     feature_images: int
+    host_feature_images: int
     pixel_images: int
 
 
@@ -88,4 +95,7 @@ class Description:
     images: tuple[ImageInfo, ...]
     turns: tuple[TurnInfo, ...]
     tokens: int
+    """Of the conversation as the model is given it."""
+    dropped_turns: int
+    """How many of ``turns`` it is not given, because they no longer fit its context."""
     caches: CacheState

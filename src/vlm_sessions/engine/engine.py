@@ -43,6 +43,7 @@ class Engine:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.runner = runner
+        self._monotonic = monotonic
         self.scheduler = Scheduler(
             runner.info, limits, runner.feature_bytes_per_token, monotonic=monotonic, wall=wall
         )
@@ -64,8 +65,10 @@ class Engine:
                 engine is of no further use.
         """
         plan = self.scheduler.plan()  # which tokens of which turns run now
+        started = self._monotonic()
         result = self.runner.execute(plan) if plan else StepResult()  # the only door to the device
-        return self.scheduler.apply(plan, result)  # who got what, who is finished
+        seconds = self._monotonic() - started
+        return self.scheduler.apply(plan, result, seconds)  # who got what, who is finished
 
     def add(self, turn: Turn) -> list[Event]:
         """Take in a turn; it is computed by the next steps.

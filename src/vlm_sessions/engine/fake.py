@@ -9,12 +9,13 @@ the answer. ``reference_answer`` says, without blocks or batches, what the answe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
 
 from vlm_sessions.engine.types import (
     BlockCopy,
     Draw,
+    Encoded,
     EngineInfo,
     PixelImage,
     Plan,
@@ -36,6 +37,7 @@ class FakeRunner:
     Args:
         eos_every: about one sampled token in this many ends the answer; 0: none does.
         step_seconds: how long a step sleeps.
+        encode_steps: images are done so many steps after the one that begins them.
         fail_at_step: the step, counted from 1, that raises.
         before_step: called with each plan before it is carried out, for tests that wait or look.
     """
@@ -47,9 +49,12 @@ class FakeRunner:
         *,
         num_blocks: int = 64,
         block_size: int = 4,
+        num_host_blocks: int = 0,
+        host_feature_bytes: int = 0,
         max_context: int | None = None,
         eos_every: int = 0,
         step_seconds: float = 0.0,
+        encode_steps: int = 0,
         fail_at_step: int | None = None,
         before_step: Callable[[Plan], None] | None = None,
     ) -> None:
@@ -62,12 +67,19 @@ class FakeRunner:
             max_context=num_blocks * block_size if max_context is None else max_context,
             kv_bytes_per_token=8,
             load_seconds=0.0,
+            num_host_blocks=num_host_blocks,
+            host_feature_bytes=host_feature_bytes,
         )
         self.plans: list[Plan] = []
         """Every plan carried out, for tests to look at."""
         self.features: dict[str, int] = {}
         """digest -> value of the features on this device"""
+        self.host_features: dict[str, int] = {}
+        self._encode_steps = encode_steps
+        self._encoding: dict[str, tuple[int, int]] = {}
+        """digest -> the step by whose end it is done, value of its features"""
         self._slots: list[int | None] = [None] * (num_blocks * block_size)
+        self._host: list[list[int | None]] = [[None] * block_size for _ in range(num_host_blocks)]
         self._eos_every = eos_every
         self._step_seconds = step_seconds
         self._fail_at_step = fail_at_step
@@ -88,19 +100,43 @@ class FakeRunner:
         if self._step_seconds:
             time.sleep(self._step_seconds)
         assert plan, "an empty plan is not worth a step"
+        for digest in plan.offload:
+            assert digest not in self.host_features, "features are in one place"
+            self.host_features[digest] = self.features.pop(digest)
         for digest in plan.drop:
             assert digest in self.features, "only features that are there can be dropped"
             del self.features[digest]
+        for digest in plan.forget:
+            del self.host_features[digest]
+        for digest in plan.restore:
+            assert digest not in self.features, "features are in one place"
+            self.features[digest] = self.host_features.pop(digest)
         for image in plan.encode:
             assert image.digest not in self.features, "features are made once"
-            self.features[image.digest] = _feature_value(image)
+            assert image.digest not in self._encoding, "features are made once"
+            done = len(self.plans) + self._encode_steps
+            self._encoding[image.digest] = done, _feature_value(image)
+        for store in plan.store:
+            first = store.block * self.info.block_size
+            self._host[store.slot] = self._slots[first : first + self.info.block_size]
         for copy in plan.copies:
             self._copy(copy)
+        self._load(plan)
         written: set[int] = set()
         for span in plan.spans:
             self._write(span, written)
         # Attention comes after all writes of the step, as on a device.
-        return StepResult(tuple(self._sample(s, s.draw) for s in plan.spans if s.draw is not None))
+        return StepResult(
+            sampled=tuple(self._sample(s, s.draw) for s in plan.spans if s.draw is not None),
+            encoded=tuple(self._end_encodes()),
+        )
+
+    def _end_encodes(self) -> Iterator[Encoded]:
+        for digest, (done, value) in tuple(self._encoding.items()):
+            if done <= len(self.plans):
+                del self._encoding[digest]
+                self.features[digest] = value
+                yield Encoded(digest, seconds=0.0)
 
     def _copy(self, copy: BlockCopy) -> None:
         size = self.info.block_size
@@ -110,6 +146,19 @@ class FakeRunner:
         assert None not in kept, "only slots that were written are copied"
         first = copy.target * size
         self._slots[first : first + size] = [*kept, *[None] * (size - copy.num_tokens)]
+
+    def _load(self, plan: Plan) -> None:
+        """As late as a device may do it: spans must not rely on what these blocks hold."""
+        size = self.info.block_size
+        blocks = {load.block for load in plan.load}
+        assert len(blocks) == len(plan.load), "a block is loaded once"
+        for span in plan.spans:
+            assert blocks.isdisjoint(span.blocks), "spans do not wait for loads"
+        for load in plan.load:
+            kept = self._host[load.slot][: load.num_tokens]
+            assert None not in kept, "only slots that were written are loaded"
+            first = load.block * size
+            self._slots[first : first + size] = [*kept, *[None] * (size - load.num_tokens)]
 
     def _write(self, span: TokenSpan, written: set[int]) -> None:
         assert span.tokens, "a span computes something"

@@ -2,7 +2,7 @@
 
 A retention stands at the last block of its prefix, the tip, and at no other: so it costs the same
 however long the prefix is, and however many others share it. Several may stand at one block. What
-a retention is worth when room is needed is for ``blocks.py`` to say.
+a retention is worth when room is needed is for ``eviction.py`` to say.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 class _Retention:
     until: float
     tip: int
+    since: float
 
 
 class Retentions:
@@ -42,10 +43,19 @@ class Retentions:
         """When the last retention at this block expires; 0: there is none."""
         return self._until.get(block, 0.0)
 
-    def add(self, key: str, tip: int, until: float) -> None:
+    def count(self, block: int) -> int:
+        """How many stand at this block."""
+        return len(self._keys.get(block, ()))
+
+    def since(self, key: str) -> float | None:
+        """When the retention under a key was added; ``None``: there is none."""
+        retention = self._by_key.get(key)
+        return None if retention is None else retention.since
+
+    def add(self, key: str, tip: int, until: float, since: float) -> None:
         """Let a retention stand at ``tip``; there must be none under ``key``."""
         assert key not in self._by_key, "a retention is replaced by dropping it first"
-        self._by_key[key] = _Retention(until, tip)
+        self._by_key[key] = _Retention(until, tip, since)
         self._keys.setdefault(tip, set()).add(key)
         self._until[tip] = max(self.until(tip), until)
         heapq.heappush(self._expiries, (until, key))

@@ -6,16 +6,17 @@ from collections.abc import Container
 from enum import Enum, auto
 
 from vlm_sessions.engine.content import TokenChain
+from vlm_sessions.engine.matches import Reservation
 from vlm_sessions.engine.types import Draw, ImageSlice, ImageSpan, TokenSpan, Turn
 
 
 class SequenceState(Enum):
-    """Transitions are made in ``scheduler.py`` only."""
+    """Transitions are made in ``turns.py`` only."""
 
     WAITING = auto()
     """In line for blocks; holds none."""
     PARKED = auto()
-    """Waits for pixels; holds no blocks."""
+    """Waits for pixels, for features, or for what another turn computes; holds no blocks."""
     RUNNING = auto()
     """Holds blocks for all its tokens so far."""
 
@@ -43,16 +44,33 @@ class Sequence:
         self.blocks: list[int] = []
         self.num_committed = 0
         """Leading blocks that are full, computed and named in the pool."""
+        self.num_stored = 0
+        """Blocks after those that are to be brought back from the host, and are pinned there."""
+        self.wants_part = False
+        """Whether a part of the block after them is to be brought back too."""
+        self.is_arriving = False
+        """Whether some of its blocks are on their way in the step that is planned."""
         self.next_image = 0
         self.next_unheld = 0
         self.awaited: set[str] = set()
         """Digests that it is parked for."""
+        self.unready: tuple[ImageSpan, ...] = ()
+        """Images that it is parked for until the features of the first are there."""
+        self.encoded_for: set[str] = set()
+        """Digests that were encoded for it, until it holds them."""
+        self.claims: set[bytes] = set()
+        """Hashes of the blocks that it is about to compute, so that others need not."""
+        self.waits_for: bytes | None = None
+        """Hash of the block that it is parked for until an older turn has computed it."""
         self.pinned: set[str] = set()
         """Digests whose pixels are kept for it."""
         self.num_reused = 0
-        """Tokens of its prompt that were in KV when it was first admitted."""
+        """Tokens of its prompt that were in KV before anything was computed for it."""
+        self.num_restored = 0
+        """Those of them that came from the host, as far as they have."""
         self.num_encoded = 0
-        self.was_admitted = False
+        self.was_computed = False
+        """Whether a step has computed something of it."""
         self.prefill_reported = False
         self._block_size = block_size
 
@@ -88,6 +106,11 @@ class Sequence:
         return self.prefill_reported and self.num_computed == len(self.tokens) - 1
 
     @property
+    def is_restoring(self) -> bool:
+        """Whether it waits for its own KV, and so computes nothing in the step that is planned."""
+        return bool(self.num_stored or self.wants_part or self.is_arriving)
+
+    @property
     def num_blocks_needed(self) -> int:
         return -(-len(self.tokens) // self._block_size)
 
@@ -98,16 +121,28 @@ class Sequence:
 
     # --- what it goes through -------------------------------------------------------------------
 
-    def start(self, blocks: tuple[int, ...], num_cached: int) -> None:
-        """Take over reserved blocks for all its tokens, of which ``num_cached`` are computed."""
+    def start(self, reservation: Reservation, num_cached: int) -> None:
+        """Take over reserved blocks for all its tokens, of which ``num_cached`` are computed, here
+        or on the host."""
         self.state = SequenceState.RUNNING
-        self.blocks = list(blocks)
-        self.num_committed = num_cached // self._block_size
-        self.num_computed = num_cached
-        if not self.was_admitted:
-            self.was_admitted = True
-            self.num_reused = self.num_computed
+        self.blocks = list(reservation.blocks)
+        self.num_stored = reservation.num_stored
+        self.is_arriving = reservation.is_arriving
+        self.num_computed = 0
         self.next_image = self.next_unheld = 0
+        self.take_cached(reservation.num_tokens)
+        if not self.was_computed:
+            self.num_restored = 0
+        num_whole = reservation.num_tokens + self.num_stored * self._block_size
+        self.wants_part = num_whole < num_cached
+
+    def take_cached(self, num_tokens: int) -> None:
+        """The next ``num_tokens`` are in its blocks, or will be at the end of the step."""
+        self.num_computed += num_tokens
+        self.num_committed = self.num_computed // self._block_size
+        if not self.was_computed:
+            self.num_restored += self.num_computed - self.num_reused
+            self.num_reused = self.num_computed
         self.release_images()
         self.next_unheld = self.next_image
 
@@ -115,7 +150,8 @@ class Sequence:
         """Lose its blocks; tokens and output stay, to be computed again."""
         self.state = SequenceState.WAITING
         self.blocks = []
-        self.num_committed = self.num_computed = 0
+        self.num_committed = self.num_computed = self.num_stored = 0
+        self.wants_part = self.is_arriving = False
 
     def append(self, token: int) -> None:
         self.chain.append(token)
@@ -126,6 +162,12 @@ class Sequence:
         if self.next_unheld < len(images) and images[self.next_unheld].start < end:
             return images[self.next_unheld]
         return None
+
+    def parked_at(self) -> int | None:
+        """Where the first image stands that it is parked for."""
+        if self.unready:
+            return self.unready[0].start
+        return next((i.start for i in self.turn.images if i.digest in self.awaited), None)
 
     def held_images(self) -> tuple[ImageSpan, ...]:
         return self.turn.images[self.next_image : self.next_unheld]

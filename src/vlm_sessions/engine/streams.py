@@ -158,7 +158,9 @@ class StreamingEngine(ABC):
         try:
             answer = await self._ask(Locate(self._next_ask(), tuple(tokens), tuple(images)))
         except (EngineLost, EngineUnavailable):
-            return CacheLocation(kv_tokens=0, features=(), pixels=())
+            return CacheLocation(
+                kv_tokens=0, host_kv_tokens=0, features=(), host_features=(), pixels=()
+            )
         assert isinstance(answer, Located)
         return answer.location
 

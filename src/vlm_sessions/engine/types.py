@@ -70,6 +70,8 @@ class PixelImage(msgspec.Struct, frozen=True):
     digest: str
     shape: tuple[int, ...]
     data: bytes
+    size: tuple[int, int] | None = None
+    """Height and width of the picture itself, in pixels, where ``shape`` is that of its tiles."""
 
 
 # --- engine → service ---------------------------------------------------------------------------
@@ -135,6 +137,10 @@ class EngineInfo(msgspec.Struct, frozen=True):
     """Tokens of prompt and answer together, at most: the model's positions or the whole pool."""
     kv_bytes_per_token: int
     load_seconds: float
+    num_host_blocks: int = 0
+    """KV blocks that the host has room for, beside those of the device."""
+    host_feature_bytes: int = 0
+    """Image features that the host has room for."""
 
 
 class CacheLocation(msgspec.Struct, frozen=True):
@@ -142,8 +148,12 @@ class CacheLocation(msgspec.Struct, frozen=True):
 
     kv_tokens: int
     """Tokens of the prefix whose KV is on the device."""
+    host_kv_tokens: int
+    """Those after them whose KV is on the host."""
     features: tuple[str, ...]
     """Digests of those images whose features are on the device."""
+    host_features: tuple[str, ...]
+    """… and on the host."""
     pixels: tuple[str, ...]
 
 
@@ -159,9 +169,21 @@ class EngineStats(msgspec.Struct, frozen=True):
     """Hold a reusable prefix, to their end or not, referenced by no running turn."""
     blocks_retained: int = 0
     """Those cached blocks that a retention protects."""
+    kv_capacity_bytes: int = 0
+    kv_bytes: int = 0
+    """Of blocks in use or cached."""
+    host_blocks_total: int = 0
+    host_blocks_stored: int = 0
+    host_kv_capacity_bytes: int = 0
+    host_kv_bytes: int = 0
     features_cached: int = 0
+    feature_capacity_bytes: int = 0
     feature_bytes: int = 0
+    host_features_stored: int = 0
+    host_feature_capacity_bytes: int = 0
+    host_feature_bytes: int = 0
     pixels_cached: int = 0
+    pixel_capacity_bytes: int = 0
     pixel_bytes: int = 0
     steps_total: int = 0
     prompt_tokens_total: int = 0
@@ -169,7 +191,21 @@ class EngineStats(msgspec.Struct, frozen=True):
     generated_tokens_total: int = 0
     images_encoded_total: int = 0
     feature_hits_total: int = 0
+    features_evicted_total: int = 0
+    """Features that left the device to make room."""
+    host_features_restored_total: int = 0
+    host_features_evicted_total: int = 0
+    pixel_hits_total: int = 0
+    """Images that were encoded from pixels that were cached, without asking for them."""
+    pixels_evicted_total: int = 0
     blocks_evicted_total: int = 0
+    """Blocks that left the device to make room."""
+    host_blocks_stored_total: int = 0
+    host_blocks_loaded_total: int = 0
+    host_blocks_evicted_total: int = 0
+    host_tokens_total: int = 0
+    """Prompt tokens that were found on the host."""
+    host_load_seconds_total: float = 0.0
     blocks_copied_total: int = 0
     preemptions_total: int = 0
     restarts_total: int = 0
@@ -223,19 +259,58 @@ class BlockCopy(msgspec.Struct, frozen=True, gc=False):
     num_tokens: int
 
 
+class BlockStore(msgspec.Struct, frozen=True, gc=False):
+    """Block ``block`` of the device is to be copied to slot ``slot`` of the host."""
+
+    block: int
+    slot: int
+
+
+class BlockLoad(msgspec.Struct, frozen=True, gc=False):
+    """The first ``num_tokens`` slots of the host's ``slot`` are to be those of block ``block``.
+
+    The other slots of ``block`` then hold nothing.
+    """
+
+    slot: int
+    block: int
+    num_tokens: int
+
+
 class Plan(msgspec.Struct, frozen=True):
-    """One step's work. The runner does ``drop``, then ``encode``, ``copies``, ``spans``."""
+    """One step's work.
+
+    The runner does ``offload``, ``drop``, ``forget``, ``restore``, then begins to ``encode``; then
+    ``store``, ``copies``, ``load``, and last ``spans``. No span of this plan touches a block that
+    is loaded, so loads may run beside the spans, once the stores are done: the next plan relies on
+    them.
+    """
 
     spans: tuple[TokenSpan, ...] = ()
     copies: tuple[BlockCopy, ...] = ()
     """One after another: a later one may read what an earlier one wrote, or write over it."""
+    store: tuple[BlockStore, ...] = ()
+    """Blocks that give way: later moves and spans of this plan may write over them."""
+    load: tuple[BlockLoad, ...] = ()
     encode: tuple[PixelImage, ...] = ()
-    """Images to run through the vision tower; their features stay until dropped."""
+    """Images to begin to run through the vision tower, which works beside this step and those
+    after it. ``StepResult.encoded`` says when each is done; no plan uses it before. Features stay
+    until dropped."""
     drop: tuple[str, ...] = ()
-    """Digests whose features are to be freed."""
+    """Digests whose features are to be freed; never of an image that is not done."""
+    offload: tuple[str, ...] = ()
+    """Digests whose features are to go to the host."""
+    forget: tuple[str, ...] = ()
+    """Digests whose features on the host are to be freed."""
+    restore: tuple[str, ...] = ()
+    """Digests whose features are to come back from the host, for spans of this plan."""
+    wait: bool = False
+    """Nothing can be done before an image is: return when one is, or soon, to be asked again."""
 
     def __bool__(self) -> bool:
-        return bool(self.spans or self.copies or self.encode or self.drop)
+        blocks = self.copies or self.store or self.load
+        features = self.encode or self.offload or self.drop or self.forget or self.restore
+        return bool(self.spans or blocks or features or self.wait)
 
 
 class Sampled(msgspec.Struct, frozen=True, gc=False):
@@ -244,7 +319,21 @@ class Sampled(msgspec.Struct, frozen=True, gc=False):
     is_eos: bool
 
 
+class Encoded(msgspec.Struct, frozen=True, gc=False):
+    """An image whose features are there for the next plan."""
+
+    digest: str
+    seconds: float
+    """Of the vision tower, its share if it was one of a batch."""
+
+
 class StepResult(msgspec.Struct, frozen=True):
     """What a plan gave: one ``Sampled`` for each span that asked for a draw, in their order."""
 
     sampled: tuple[Sampled, ...] = ()
+    encoded: tuple[Encoded, ...] = ()
+    """Images that were done by the end of this step, whichever plan began them."""
+    blocks_loaded: int = 0
+    """Blocks that have come from the host since the last result, whichever plan asked for them."""
+    load_seconds: float = 0.0
+    """What that took, beside whatever else was done meanwhile."""

@@ -9,6 +9,11 @@ cut at them, and afterwards filled in: a form is literal text with slots.
 
 This holds for templates that only append: what an earlier message renders to may not depend on
 later ones. ``processor`` checks that when it loads a model.
+
+Some templates write other white space before an answer of the past than before the one that is to
+come (LLaVA-OneVision's: ``assistant \\n`` and ``assistant\\n``). What a model was given cannot be
+changed afterwards: with ``joined``, a whole conversation is put together from the forms of its
+turns too, and only compared with what the template makes of it.
 """
 
 from __future__ import annotations
@@ -78,10 +83,15 @@ class ChatTemplate:
     Args:
         render: messages in Hugging Face's form -> the conversation as text, with the generation
             prompt at its end.
+        joined: whether answers of the past stand right behind the generation prompt, whatever the
+            template has there.
     """
 
-    def __init__(self, render: Callable[[list[dict[str, Any]]], str]) -> None:
+    def __init__(
+        self, render: Callable[[list[dict[str, Any]]], str], *, joined: bool = False
+    ) -> None:
         self._render = render
+        self._joined = joined
         self.first_form = lru_cache(maxsize=64)(self._first_form)
         self.later_form = lru_cache(maxsize=64)(self._later_form)
 
@@ -92,12 +102,36 @@ class ChatTemplate:
             InvalidField: the template refuses this order of roles.
         """
         try:
-            return self._render([_to_hf(message) for message in messages])
+            rendered = self._render([_to_hf(message) for message in messages])
         except TemplateError as exc:
             raise InvalidField(
                 f"The model's chat template refuses this conversation: {exc}. Messages must be an "
                 "optional system message, then user and assistant in turns."
             ) from exc
+        return self._join(messages, rendered) if self._joined else rendered
+
+    def _join(self, messages: Sequence[Message], rendered: str) -> str:
+        """The conversation as its turns' forms and answers, which say what ``rendered`` says."""
+        system = messages[0].text if messages[0].role == "system" else None
+        parts: list[str] = []
+        for message in messages[system is not None :]:
+            if message.role == "assistant":
+                parts.append(message.text)
+                continue
+            num_images = len(message.images)
+            form = (
+                self.later_form(num_images=num_images)
+                if parts
+                else self.first_form(system=system is not None, num_images=num_images)
+            )
+            parts.append(form.fill(system=system, text=message.text))
+        joined = "".join(parts)
+        if _words(joined) != _words(rendered):
+            raise InvalidField(
+                "The model's chat template renders the messages of this conversation differently "
+                "than it renders each turn."
+            )
+        return joined
 
     def _first_form(self, *, system: bool, num_images: int) -> Form:
         """The form of the turn that begins a conversation."""
@@ -155,6 +189,11 @@ def _cut(rendered: str) -> Form:
             "or changes their text."
         )
     return Form(tuple(part for part in parts if part))
+
+
+def _words(text: str) -> str:
+    """All but the white space."""
+    return "".join(text.split())
 
 
 def _to_hf(message: Message) -> dict[str, Any]:

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlm_sessions.errors import ConfigError
+from vlm_sessions.model.supported import VISION_TOWERS, check_text_model, check_vision_tower
 
-ARCHITECTURE = "LlavaForConditionalGeneration"
+if TYPE_CHECKING:  # it imports torch
+    from vlm_sessions.model.tiles import Tiling
 
-# Text models whose attention is plain causal attention over all positions, as ours computes it.
-TEXT_MODELS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+# Model classes of transformers -> their ``model_type``.
+ARCHITECTURES: Mapping[str, str] = {
+    "LlavaForConditionalGeneration": "llava",
+    "LlavaNextForConditionalGeneration": "llava_next",
+    "LlavaOnevisionForConditionalGeneration": "llava_onevision",
+}
 
-# Vision towers that turn a picture of one fixed size into a fixed number of features,
-# -> class tokens that stand before the patches.
-VISION_TOWERS: Mapping[str, int] = {"clip_vision_model": 1, "siglip_vision_model": 0}
-
-# Rotary embeddings that rescale with the length of the input: keys computed earlier would be wrong.
-LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
+# Those that cut a picture into tiles.
+TILED = frozenset({"llava_next", "llava_onevision"})
 
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model"]
 
@@ -36,21 +38,38 @@ class Checkpoint:
     path: Path
     name: str
     """The hub id, or the directory's name."""
+    architecture: str
+    """One of ``ARCHITECTURES``."""
     image_token_id: int
     image_size: int
     """Side of the square that the vision tower sees, in pixels."""
-    num_image_tokens: int
-    """Features of one image, and so its placeholders."""
+    num_tile_tokens: int
+    """Features of one such square."""
+    tiling: Tiling | None
+    """How pictures are cut into such squares; ``None``: each is one, whatever its size."""
     max_context: int
     """Positions of the text model."""
 
+    def num_image_tokens(self, width: int, height: int) -> int:
+        """Features of a picture of this size in pixels, and so its placeholders.
 
-def open_checkpoint(model: str | Path, *, name: str | None = None) -> Checkpoint:
+        Raises:
+            InvalidImage: it is too elongated for this model's tiles.
+        """
+        if self.tiling is None:
+            return self.num_tile_tokens
+        return self.tiling.num_tokens(width, height)
+
+
+def open_checkpoint(
+    model: str | Path, *, name: str | None = None, one_tile: bool = False
+) -> Checkpoint:
     """Find a checkpoint and check that it can be served.
 
     Args:
         model: a directory, or the id of a repository on the hub, which is then downloaded.
         name: what to call the model; by default the hub id or the directory's name.
+        one_tile: show it pictures as a whole only, if it would cut them into tiles.
 
     Raises:
         ConfigError: it cannot be found, read or served; the message says why and what would do.
@@ -59,9 +78,11 @@ def open_checkpoint(model: str | Path, *, name: str | None = None) -> Checkpoint
     if not path.is_dir():
         path = _download(str(model))
     raw = _read_json(path / "config.json")
-    _check_architecture(raw, path)
+    architecture = _find_architecture(raw, path)
     _check_weights(path)
-    return _describe(path, name or (path.resolve().name if Path(model).is_dir() else str(model)))
+    name = name or (path.resolve().name if Path(model).is_dir() else str(model))
+    checkpoint = _describe(path, name, architecture)
+    return _show_wholes(checkpoint) if one_tile and checkpoint.tiling is not None else checkpoint
 
 
 def _download(model: str) -> Path:
@@ -92,15 +113,19 @@ def _read_json(path: Path) -> Mapping[str, object]:
     return content
 
 
-def _check_architecture(raw: Mapping[str, object], path: Path) -> None:
+def _find_architecture(raw: Mapping[str, object], path: Path) -> str:
     named = raw.get("architectures")
     architectures = [str(a) for a in named] if isinstance(named, list) else []
+    for architecture, model_type in ARCHITECTURES.items():
+        if architecture in architectures:
+            return architecture
+        if not architectures and raw.get("model_type") == model_type:
+            return architecture
     found = architectures or [str(raw.get("model_type", "unknown"))]
-    if ARCHITECTURE not in architectures and (architectures or raw.get("model_type") != "llava"):
-        raise ConfigError(
-            f"{path} is a {', '.join(found)}; supported is {ARCHITECTURE} "
-            "(LLaVA-1.5 and models of its shape)."
-        )
+    raise ConfigError(
+        f"{path} is a {', '.join(found)}; supported are {', '.join(ARCHITECTURES)} "
+        "(LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision and models of their shapes)."
+    )
 
 
 def _check_weights(path: Path) -> None:
@@ -123,17 +148,11 @@ def _check_weights(path: Path) -> None:
         raise ConfigError(f"{path} holds no weights: model.safetensors is missing.")
 
 
-def _describe(path: Path, name: str) -> Checkpoint:
-    from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415 - as below
-    from transformers import LlavaConfig  # noqa: PLC0415 - imports torch, only now needed
-
-    try:
-        config = LlavaConfig.from_pretrained(path, local_files_only=True)
-    except (StrictDataclassError, OSError, ValueError, TypeError, KeyError) as exc:
-        raise ConfigError(f"{path / 'config.json'} cannot be understood: {exc}") from exc
+def _describe(path: Path, name: str, architecture: str) -> Checkpoint:
+    config = _read_config(path, architecture)
     text, vision = config.text_config, config.vision_config
-    _check_text_model(text, path)
-    _check_vision_tower(vision, path)
+    check_text_model(text, path)
+    check_vision_tower(vision, path)
     if config.image_token_id >= text.vocab_size:
         raise ConfigError(
             f"The image token {config.image_token_id} of {path} is outside its vocabulary "
@@ -141,42 +160,58 @@ def _describe(path: Path, name: str) -> Checkpoint:
         )
     grid = vision.image_size // vision.patch_size
     dropped = 1 if config.vision_feature_select_strategy == "default" else 0
+    num_tile_tokens = grid * grid + VISION_TOWERS[vision.model_type] - dropped
     return Checkpoint(
         path=path,
         name=name,
+        architecture=architecture,
         image_token_id=int(config.image_token_id),
         image_size=int(vision.image_size),
-        num_image_tokens=grid * grid + VISION_TOWERS[vision.model_type] - dropped,
+        num_tile_tokens=num_tile_tokens,
+        tiling=_find_tiling(config, path, grid=grid, num_tile_tokens=num_tile_tokens),
         max_context=int(text.max_position_embeddings),
     )
 
 
-def _check_text_model(text: Any, path: Path) -> None:
-    if text.model_type not in TEXT_MODELS:
-        raise ConfigError(
-            f"The text model of {path} is a {text.model_type}; "
-            f"supported are {', '.join(sorted(TEXT_MODELS))}."
+def _read_config(path: Path, architecture: str) -> Any:
+    from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415 - as below
+    from transformers import CONFIG_MAPPING  # noqa: PLC0415 - imports torch, only now needed
+
+    try:
+        return CONFIG_MAPPING[ARCHITECTURES[architecture]].from_pretrained(
+            path, local_files_only=True
         )
-    window = getattr(text, "sliding_window", None) or text.max_position_embeddings
-    if getattr(text, "use_sliding_window", True) and window < text.max_position_embeddings:
-        raise ConfigError(
-            f"The text model of {path} attends to the last {window} positions only; "
-            "supported are models that attend to all."
-        )
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type in LENGTH_DEPENDENT_ROPE:
-        raise ConfigError(
-            f"The text model of {path} has {rope_type} rotary positions, which change with the "
-            "length of the input; cached keys would be wrong."
-        )
+    except (StrictDataclassError, OSError, ValueError, TypeError, KeyError) as exc:
+        raise ConfigError(f"{path / 'config.json'} cannot be understood: {exc}") from exc
 
 
-def _check_vision_tower(vision: Any, path: Path) -> None:
-    if vision.model_type not in VISION_TOWERS:
+def _find_tiling(config: Any, path: Path, *, grid: int, num_tile_tokens: int) -> Tiling | None:
+    if config.model_type not in TILED:
+        return None
+    from vlm_sessions.model.tiles import make_tiling  # noqa: PLC0415 - imports torch
+
+    if num_tile_tokens != grid * grid:
         raise ConfigError(
-            f"The vision tower of {path} is a {vision.model_type}; "
-            f"supported are {', '.join(sorted(VISION_TOWERS))}."
+            f"The vision tower of {path} gives a tile {num_tile_tokens} features, which are no "
+            f"square of {grid}: vision_feature_select_strategy must leave out its class token, "
+            "if it has one, and nothing else."
         )
-    if not isinstance(vision.image_size, int):
-        raise ConfigError(f"The vision tower of {path} does not see square images.")
+    try:
+        return make_tiling(
+            side=int(config.vision_config.image_size),
+            grid=grid,
+            resolutions=config.image_grid_pinpoints,
+            aspect_ratio=getattr(config, "vision_aspect_ratio", None),
+        )
+    except ConfigError as exc:
+        raise ConfigError(f"{path / 'config.json'}: {exc}") from exc
+
+
+def _show_wholes(checkpoint: Checkpoint) -> Checkpoint:
+    assert checkpoint.tiling is not None
+    if checkpoint.tiling.max_pooled_tiles is None:
+        raise ConfigError(
+            f"VLM_IMAGE_TILES=one: {checkpoint.path} always cuts pictures into tiles. Only "
+            "LLaVA-OneVision takes them as a whole."
+        )
+    return replace(checkpoint, tiling=replace(checkpoint.tiling, whole_only=True))

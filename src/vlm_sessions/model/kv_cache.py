@@ -1,4 +1,4 @@
-"""The paged pool of keys and values: two tensors, cut into blocks that anyone may fill.
+"""The paged pool of keys and values: one tensor, cut into blocks that anyone may fill.
 
 It knows slots, not conversations: which block belongs to whom is the scheduler's business.
 """
@@ -6,14 +6,9 @@ It knows slots, not conversations: which block belongs to whom is the scheduler'
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import torch
-
-from vlm_sessions.errors import ConfigError
-
-MIB = 1 << 20
-CPU_DEFAULT_BYTES = 512 * MIB
-CUDA_DEFAULT_SHARE = 0.85  # of the memory free after the weights are loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,45 +26,62 @@ class KVShape:
         return 2 * values * self.dtype.itemsize
 
 
-def count_blocks(
-    shape: KVShape, *, block_size: int, budget_mb: int, device: torch.device, max_context: int
-) -> int:
-    """How many blocks of ``block_size`` tokens fit ``budget_mb`` MiB; 0 chooses for the device.
+class Layout(Enum):
+    """What stands together in memory. The shape in which the pool is addressed is always the same:
+    ``[num_layers, 2, num_kv_heads, num_blocks, block_size, head_dim]``, keys before values."""
 
-    Raises:
-        ConfigError: not even one block fits.
-    """
-    if budget_mb:
-        budget = budget_mb * MIB
-    elif device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        budget = int(free * CUDA_DEFAULT_SHARE)
-    else:
-        budget = CPU_DEFAULT_BYTES
-    num_blocks = budget // (block_size * shape.bytes_per_token)
-    if num_blocks < 1:
-        raise ConfigError(
-            f"{budget // MIB} MiB hold no KV block of {block_size} tokens, {shape.bytes_per_token} "
-            f"bytes each. Raise VLM_KV_CACHE_MB; one whole context of {max_context} tokens needs "
-            f"{-(-max_context * shape.bytes_per_token // MIB)} MiB."
-        )
-    return num_blocks
+    HEADS_FIRST = auto()
+    """Consecutive blocks are, head by head, the matrices that attention multiplies: on a CPU a
+    context whose blocks follow each other is read where it lies."""
+    TOKENS_FIRST = auto()
+    """All heads of a token stand together, as the paged kernels for GPUs want it: in memory
+    ``[num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim]``."""
 
 
 class KVCache:
-    """Keys and values: ``[num_layers, num_kv_heads, num_blocks, block_size, head_dim]`` each.
-
-    Heads come first, so that a conversation's gathered blocks are, head by head, the matrices that
-    attention multiplies: with blocks first, every layer would copy them once more to get there.
-    """
+    """Keys and values of all layers, in one tensor."""
 
     def __init__(
-        self, shape: KVShape, *, num_blocks: int, block_size: int, device: torch.device
+        self,
+        shape: KVShape,
+        *,
+        num_blocks: int,
+        block_size: int,
+        device: torch.device,
+        layout: Layout = Layout.HEADS_FIRST,
+        scales: torch.Tensor | None = None,
     ) -> None:
-        size = (shape.num_layers, shape.num_kv_heads, num_blocks, block_size, shape.head_dim)
+        self.num_layers = shape.num_layers
         self.block_size = block_size
-        self._keys = torch.zeros(size, dtype=shape.dtype, device=device)
-        self._values = torch.zeros_like(self._keys)
+        self.device = device
+        self.scales = scales
+        """``[num_layers, 2, num_kv_heads]`` float32: what is stored is to be multiplied by them."""
+        self._pool = _allocate(shape, num_blocks, block_size, device, layout)
+        # Of 8-bit numbers, which torch does little with, the bits are moved.
+        self._bits = self._pool if scales is None else self._pool.view(torch.uint8)
+
+    @property
+    def keys(self) -> torch.Tensor:
+        """``[num_layers, num_kv_heads, num_blocks, block_size, head_dim]``, a view."""
+        return self._pool[:, 0]
+
+    @property
+    def values(self) -> torch.Tensor:
+        """As ``keys``."""
+        return self._pool[:, 1]
+
+    @property
+    def bits(self) -> torch.Tensor:
+        """All of it, to be moved as it is:
+        ``[num_layers, 2, num_kv_heads, num_blocks, block_size, head_dim]``."""
+        return self._bits
+
+    def slots(self, layer: int) -> torch.Tensor:
+        """A layer's keys, then its values, head by head, blocks in a row:
+        ``[2, num_kv_heads, num_blocks * block_size, head_dim]``, a view. Of scaled ones, the bits.
+        """
+        pool = self._bits[layer]
+        return pool.view(*pool.shape[:2], -1, pool.shape[-1])
 
     def clear(self, blocks: torch.Tensor) -> None:
         """Forget what blocks ``[num_blocks]`` hold, in all layers.
@@ -78,31 +90,47 @@ class KVCache:
         weight of 0, and should another conversation have left a NaN there, 0 · NaN is NaN. (What
         keys give there is masked out, whatever it is.)
         """
-        self._values.index_fill_(2, blocks, 0)
+        self._bits[:, 1].index_fill_(2, blocks, 0)
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """Take over the first ``num_tokens`` slots of a block, in all layers, and forget the others
         of ``target``, as ``clear`` does. Both may be the same block."""
-        for pool in (self._keys, self._values):
-            pool[:, :, target, :num_tokens] = pool[:, :, source, :num_tokens]
-        self._values[:, :, target, num_tokens:] = 0
+        self._bits[:, :, :, target, :num_tokens] = self._bits[:, :, :, source, :num_tokens]
+        self._bits[:, 1, :, target, num_tokens:] = 0
 
-    def write(
-        self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-    ) -> None:
-        """Store rows of ``[num_kv_heads, num_tokens, head_dim]`` at ``slots`` ``[num_tokens]``."""
-        self._keys[layer].flatten(1, 2).index_copy_(1, slots, keys)
-        self._values[layer].flatten(1, 2).index_copy_(1, slots, values)
+    def write(self, layer: int, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
+        """Store rows ``[num_tokens, 2 * num_kv_heads, head_dim]``, keys before values, at ``slots``
+        ``[num_tokens]``."""
+        num_tokens, num_heads, head_dim = keys_values.shape
+        rows = keys_values.view(num_tokens, 2, num_heads // 2, head_dim).permute(1, 2, 0, 3)
+        if self.scales is not None:
+            rows = quantize(rows, self.scales[layer, :, :, None, None]).view(torch.uint8)
+        self.slots(layer).index_copy_(2, slots, rows)
 
     def read(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of block tables ``[…, num_blocks]``, positions in a row:
-        ``[num_kv_heads, …, num_blocks * block_size, head_dim]``, contiguous."""
-        return (
-            _gather(self._keys[layer], blocks),
-            _gather(self._values[layer], blocks),
-        )
+        """A copy of the keys and values of blocks ``[num_blocks]``, positions in a row:
+        ``[num_kv_heads, num_blocks * block_size, head_dim]`` each; scaled ones as float32."""
+        both = self._bits[layer].index_select(2, blocks).flatten(2, 3)
+        if self.scales is not None:
+            both = both.view(self._pool.dtype).float() * self.scales[layer, :, :, None, None]
+        keys, values = both
+        return keys, values
 
 
-def _gather(pool: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
-    rows = pool.flatten(2).index_select(1, blocks.flatten())
-    return rows.view(pool.shape[0], *blocks.shape[:-1], -1, pool.shape[-1])
+def quantize(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Values as 8-bit numbers (e4m3) to be multiplied by ``scales``.
+
+    The cast does not stop at the largest one, 448: beyond, it gives NaN.
+    """
+    largest = torch.finfo(torch.float8_e4m3fn).max
+    return (values.float() / scales).clamp(-largest, largest).to(torch.float8_e4m3fn)
+
+
+def _allocate(
+    shape: KVShape, num_blocks: int, block_size: int, device: torch.device, layout: Layout
+) -> torch.Tensor:
+    if layout is Layout.HEADS_FIRST:
+        size = (shape.num_layers, 2, shape.num_kv_heads, num_blocks, block_size, shape.head_dim)
+        return torch.zeros(size, dtype=shape.dtype, device=device)
+    size = (shape.num_layers, 2, num_blocks, block_size, shape.num_kv_heads, shape.head_dim)
+    return torch.zeros(size, dtype=shape.dtype, device=device).permute(0, 1, 4, 2, 3, 5)

@@ -6,22 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
-from transformers import LlavaForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from vlm_sessions.config import Settings
 from vlm_sessions.errors import ConfigError
-from vlm_sessions.model import attention
 from vlm_sessions.model.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in evaluation mode, its text half attending through ``attention.paged_attention``."""
+    """A model in evaluation mode, its weights on their device."""
 
     model: Any
-    """``LlavaForConditionalGeneration``; transformers is untyped to us."""
+    """One of ``checkpoint.ARCHITECTURES``; transformers is untyped to us."""
     device: torch.device
     dtype: torch.dtype
     eos_ids: frozenset[int]
@@ -56,7 +55,7 @@ def load_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dty
     """
     transformers_logging.disable_progress_bar()
     try:
-        model, report = LlavaForConditionalGeneration.from_pretrained(
+        model, report = getattr(transformers, checkpoint.architecture).from_pretrained(
             checkpoint.path,
             dtype=dtype,
             use_safetensors=True,
@@ -73,8 +72,6 @@ def load_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dty
             f"{checkpoint.path} lacks {len(missing)} weights that its config.json asks for, "
             f"{missing[0]} among them."
         )
-    attention.register()
-    model.set_attn_implementation({"text_config": attention.NAME})
     model.eval().requires_grad_(False)
     return LoadedModel(model.to(device), device, dtype, _eos_ids(model))
 

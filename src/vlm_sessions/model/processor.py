@@ -24,6 +24,7 @@ from vlm_sessions.errors import ConfigError, InvalidField, InvalidImage, Reserve
 from vlm_sessions.model.chat_template import ChatTemplate, find_template
 from vlm_sessions.model.checkpoint import Checkpoint, open_checkpoint
 from vlm_sessions.model.detokenizer import IncrementalDetokenizer
+from vlm_sessions.model.probes import check_pixels, check_turns
 from vlm_sessions.processing import Detokenizer, ImageRef, Message, Segment
 
 # A later turn is tokenized behind this text, which is cut off again: tokenizers treat the beginning
@@ -46,17 +47,20 @@ def _fingerprint(*parts: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def make_processor(model: str | Path, *, name: str | None = None) -> HFProcessor:
+def make_processor(
+    model: str | Path, *, name: str | None = None, one_tile: bool = False
+) -> HFProcessor:
     """Load the text and image processing of a checkpoint; never its weights.
 
     Args:
         model: a checkpoint directory or a hub id.
         name: what ``model_name`` is; by default the hub id or the directory's name.
+        one_tile: make one tile of each picture, if the model would have several.
 
     Raises:
         ConfigError: the checkpoint cannot be served.
     """
-    checkpoint = open_checkpoint(model, name=name)
+    checkpoint = open_checkpoint(model, name=name, one_tile=one_tile)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.path, local_files_only=True, trust_remote_code=False
@@ -69,14 +73,28 @@ def make_processor(model: str | Path, *, name: str | None = None) -> HFProcessor
             f"The tokenizer or image processor of {checkpoint.path} cannot be loaded: {exc}"
         ) from exc
     processor = HFProcessor(checkpoint, tokenizer, images)
-    processor.check()
+    check_pixels(processor, checkpoint, images)
+    try:
+        check_turns(processor, checkpoint, processor.roundtrip)
+    except ConfigError:
+        joined = HFProcessor(checkpoint, tokenizer, images, joined=True)
+        with contextlib.suppress(ConfigError):
+            check_turns(joined, checkpoint, joined.roundtrip)
+            return joined
+        raise
     return processor
 
 
 class HFProcessor:
-    """``processing.Processor`` over transformers' tokenizers and image processors."""
+    """``processing.Processor`` over transformers' tokenizers and image processors.
 
-    def __init__(self, checkpoint: Checkpoint, tokenizer: Any, images: Any) -> None:
+    Args:
+        joined: see ``chat_template.ChatTemplate``.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, tokenizer: Any, images: Any, *, joined: bool = False
+    ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ConfigError(
                 f"{checkpoint.path} has no tokenizer.json, which is needed: load its tokenizer "
@@ -91,14 +109,15 @@ class HFProcessor:
         self._bos: str | None = tokenizer.bos_token
         template = find_template(checkpoint.path, tokenizer.chat_template)
         self._fingerprint = _fingerprint(
-            self._backend.to_str(), template, str(checkpoint.num_image_tokens)
+            self._backend.to_str(), template, _describe_images(checkpoint)
         )
         self._template = ChatTemplate(
             lambda messages: str(
                 tokenizer.apply_chat_template(
                     messages, chat_template=template, tokenize=False, add_generation_prompt=True
                 )
-            )
+            ),
+            joined=joined,
         )
         self._reserved = _reserved_texts(tokenizer, checkpoint.image_token_id)
         self._special_ids = frozenset(
@@ -123,7 +142,7 @@ class HFProcessor:
         return self._checkpoint.max_context
 
     def num_image_tokens(self, width: int, height: int) -> int:
-        return self._checkpoint.num_image_tokens
+        return self._checkpoint.num_image_tokens(width, height)
 
     def encode_opening(self, system: str | None, images: Sequence[ImageRef]) -> Segment:
         self._check_text(system or "")
@@ -177,62 +196,17 @@ class HFProcessor:
                 f"The image is {image.width} × {image.height} pixels; one side may be at most "
                 f"{MAX_ASPECT_RATIO} times as long as the other."
             )
-        values = self._images(images=image, return_tensors="np")["pixel_values"][0]
+        tiling = self._checkpoint.tiling
+        # A picture among several is not cut; the other one is made as small as can be.
+        whole_only = tiling is not None and tiling.whole_only
+        images = [[image, new_image("RGB", (1, 1))]] if whole_only else image
+        values = self._images(images=images, return_tensors="np")["pixel_values"][0]
         data = np.ascontiguousarray(values, dtype="<f4")
-        return PixelImage(digest=digest, shape=data.shape, data=data.tobytes())
+        size = None if tiling is None else (image.height, image.width)
+        return PixelImage(digest=digest, shape=data.shape, data=data.tobytes(), size=size)
 
-    def check(self) -> None:
-        """Prepare a probe image, and hold probe conversations, turn by turn and whole.
-
-        Raises:
-            ConfigError: the vision tower could not take the image, or the token ids differ, so
-                that a session could not be continued exactly.
-        """
-        side = self._checkpoint.image_size
-        shape = self.pixels(new_image("RGB", (40, 30)), "probe").shape
-        if shape != (3, side, side):
-            raise ConfigError(
-                f"The image processor of {self._checkpoint.path} makes images of the shape "
-                f"{shape}, but its vision tower takes {(3, side, side)}."
-            )
-        image = ImageRef("probe", 2)
-        for first, later in (((), ()), ((image,), ()), ((image, image), (image,))):
-            try:
-                self._check_conversation(None, first, later)
-            except (InvalidField, ReservedText) as exc:
-                raise ConfigError(f"{self._checkpoint.path}: {exc.message}") from exc
-        # A template may refuse a system text; then so do we, when one is sent.
-        with contextlib.suppress(InvalidField):
-            self._check_conversation("Be brief.", (image,), ())
-
-    def _check_conversation(
-        self,
-        system: str | None,
-        first_images: tuple[ImageRef, ...],
-        later_images: tuple[ImageRef, ...],
-    ) -> None:
-        questions, answers = ("What is this?", " And that? ", "Why"), ("A cat.", "a dog", "")
-        messages = [Message("system", system)] if system else []
-        tokens: tuple[int, ...] = ()
-        said = ""
-        for turn, question in enumerate(questions):
-            images = later_images if turn else first_images
-            messages.append(Message("user", question, images))
-            whole = self.encode_conversation(messages).tokens
-            segment = self.encode_turn(first=not turn, system=system, text=question, images=images)
-            answer = whole[len(tokens) : len(whole) - len(segment.tokens)]
-            if (*tokens, *answer, *segment.tokens) != whole or self.decode(answer).strip() != said:
-                raise ConfigError(
-                    f"The chat template of {self._checkpoint.path} cannot serve sessions: turn "
-                    f"{turn + 1} of a probe conversation, built piece by piece, does not have the "
-                    "tokens of the whole conversation. It must render each message by itself and "
-                    "leave its text as it is."
-                )
-            tokens = whole
-            said = self._roundtrip(answers[turn])
-            messages.append(Message("assistant", answers[turn]))
-
-    def _roundtrip(self, text: str) -> str:
+    def roundtrip(self, text: str) -> str:
+        """A text as it comes out of the tokenizer again, without white space around it."""
         return self.decode(self._backend.encode(text, add_special_tokens=False).ids).strip()
 
     def _encode_start(self, text: str) -> list[int]:
@@ -285,6 +259,13 @@ class HFProcessor:
             raise InvalidField(
                 "The text holds half of a surrogate pair, which is not Unicode text. Remove it."
             ) from exc
+
+
+def _describe_images(checkpoint: Checkpoint) -> str:
+    """Whatever decides how many placeholders an image has."""
+    if checkpoint.tiling is None:
+        return str(checkpoint.num_tile_tokens)
+    return f"{checkpoint.num_tile_tokens} {checkpoint.tiling}"
 
 
 def _reserved_texts(tokenizer: Any, image_token_id: int) -> re.Pattern[str]:

@@ -6,21 +6,33 @@ features exist is decided by the scheduler, and only carried out here.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from vlm_sessions.config import Settings
-from vlm_sessions.engine.types import EngineInfo, PixelImage, Plan, Sampled, StepResult, TokenSpan
-from vlm_sessions.errors import ConfigError
-from vlm_sessions.model.attention import plan_attention
+from vlm_sessions.engine.types import Encoded, EngineInfo, Plan, Sampled, StepResult, TokenSpan
 from vlm_sessions.model.checkpoint import Checkpoint, open_checkpoint
-from vlm_sessions.model.kv_cache import KVCache, KVShape, count_blocks
+from vlm_sessions.model.encoder import Encoder
+from vlm_sessions.model.host_cache import (
+    FEATURE_MOST,
+    FEATURE_SHARE,
+    KV_MOST,
+    KV_SHARE,
+    HostKV,
+    host_budget,
+)
+from vlm_sessions.model.kernels import choose_kernels
+from vlm_sessions.model.kv_cache import KVCache
+from vlm_sessions.model.largest_step import largest_step
 from vlm_sessions.model.loader import LoadedModel, choose_device, choose_dtype, load_model
+from vlm_sessions.model.memory import num_bytes, plan_memory
 from vlm_sessions.model.sampler import Sampler
+from vlm_sessions.model.threads import choose_num_threads
+from vlm_sessions.model.tower import VisionTower
+from vlm_sessions.model.transfer import to_device
 from vlm_sessions.model.vision import FeatureStore
 
 
@@ -35,31 +47,15 @@ def make_runner(settings: Settings, model: str | Path, *, name: str | None = Non
         ConfigError: the model cannot be served, or does not fit.
     """
     started = time.monotonic()
-    torch.set_num_threads(settings.threads or max(1, len(os.sched_getaffinity(0)) // 2))
-    checkpoint = open_checkpoint(model, name=name)
+    torch.set_num_threads(settings.threads or choose_num_threads())
+    checkpoint = open_checkpoint(model, name=name, one_tile=settings.image_tiles == "one")
     device = choose_device(settings)
     loaded = load_model(checkpoint, device=device, dtype=choose_dtype(settings, device))
-    _check_vision(checkpoint, loaded)
     return ModelRunner(settings, checkpoint, loaded, started=started)
 
 
-def _check_vision(checkpoint: Checkpoint, loaded: LoadedModel) -> None:
-    """See that an image has as many features as placeholders, now and not in a client's turn."""
-    side = checkpoint.image_size
-    black = PixelImage("probe", (3, side, side), bytes(3 * side * side * 4))
-    store = FeatureStore(loaded.model, device=loaded.device, dtype=loaded.dtype)
-    with torch.inference_mode():
-        store.encode([black])
-    num_features = store.num_rows("probe")
-    if num_features != checkpoint.num_image_tokens:
-        raise ConfigError(
-            f"{checkpoint.path} gives an image {num_features} features, where its config.json "
-            f"promises {checkpoint.num_image_tokens}."
-        )
-
-
 class ModelRunner:
-    """``engine.interface.Runner`` over transformers' model classes.
+    """``engine.interface.Runner`` over a loaded model and the kernels chosen for it.
 
     Args:
         started: ``time.monotonic()`` when loading began, for ``info.load_seconds``.
@@ -69,28 +65,44 @@ class ModelRunner:
         self, settings: Settings, checkpoint: Checkpoint, loaded: LoadedModel, *, started: float
     ) -> None:
         self._device = loaded.device
-        self._language_model = loaded.model.model.language_model
-        self._embed = loaded.model.get_input_embeddings()
-        self._lm_head = loaded.model.get_output_embeddings()
+        weights = num_bytes(loaded.model.parameters())
+        kernels = choose_kernels(settings, loaded)
+        self._text = kernels.text
         self._eos_ids = loaded.eos_ids
-        self._features = FeatureStore(loaded.model, device=loaded.device, dtype=loaded.dtype)
+        tower = VisionTower(loaded.model, checkpoint, device=loaded.device, dtype=loaded.dtype)
+        with torch.inference_mode():
+            tower.check()
+        self._features = FeatureStore()
+        self._encoder = Encoder.beside_steps(tower.compute, loaded.device)
         self._sampler = Sampler(
             eos_ids=loaded.eos_ids, never=(checkpoint.image_token_id,), device=loaded.device
         )
-        text = loaded.model.config.text_config
-        self._feature_bytes = int(text.hidden_size) * loaded.dtype.itemsize
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        shape = KVShape(text.num_hidden_layers, text.num_key_value_heads, head_dim, loaded.dtype)
-        num_blocks = count_blocks(
-            shape,
-            block_size=settings.block_size,
-            budget_mb=settings.kv_cache_mb,
+        hidden_size = int(loaded.model.config.text_config.hidden_size)
+        self._feature_bytes = hidden_size * loaded.dtype.itemsize
+        sides = checkpoint.image_size, checkpoint.image_size
+        plan = plan_memory(
+            settings,
+            kernels.kv_shape,
             device=loaded.device,
+            weights=weights,
             max_context=checkpoint.max_context,
+            image_tokens=checkpoint.num_image_tokens(*sides),
+            largest_step=lambda: largest_step(settings, kernels, tower, checkpoint, self._device),
         )
+        num_blocks = plan.num_blocks
         self._cache = KVCache(
-            shape, num_blocks=num_blocks, block_size=settings.block_size, device=loaded.device
+            kernels.kv_shape,
+            num_blocks=num_blocks + kernels.num_scratch_blocks,
+            block_size=settings.block_size,
+            device=loaded.device,
+            layout=kernels.kv_layout,
+            scales=kernels.kv_scales,
         )
+        self._attention = kernels.make_attention(self._cache)
+        block_bytes = settings.block_size * kernels.kv_shape.bytes_per_token
+        kv_budget = host_budget(settings.host_kv_mb, loaded.device, share=KV_SHARE, most=KV_MOST)
+        num_host_blocks = kv_budget // block_bytes
+        self._host_kv = HostKV(self._cache, num_host_blocks)
         self._info = EngineInfo(
             model=checkpoint.name,
             device=str(loaded.device),
@@ -98,9 +110,17 @@ class ModelRunner:
             num_blocks=num_blocks,
             block_size=settings.block_size,
             max_context=min(checkpoint.max_context, num_blocks * settings.block_size),
-            kv_bytes_per_token=shape.bytes_per_token,
+            kv_bytes_per_token=kernels.kv_shape.bytes_per_token,
             load_seconds=time.monotonic() - started,
+            num_host_blocks=num_host_blocks,
+            host_feature_bytes=host_budget(
+                settings.host_feature_mb, loaded.device, share=FEATURE_SHARE, most=FEATURE_MOST
+            ),
         )
+        self.memory = plan.table.with_host(
+            kv=num_host_blocks * block_bytes, features=self._info.host_feature_bytes
+        )
+        """What memory went where."""
 
     @property
     def info(self) -> EngineInfo:
@@ -113,31 +133,35 @@ class ModelRunner:
     def execute(self, plan: Plan) -> StepResult:
         """Do one step's work; see ``engine.interface.Runner``."""
         with torch.inference_mode():
+            self._host_kv.join()  # what the last plan loaded
+            self._features.offload(plan.offload)
             self._features.drop(plan.drop)
-            self._features.encode(plan.encode)
+            self._features.forget(plan.forget)
+            self._features.restore(plan.restore)
+            self._encoder.start(plan.encode)
+            self._host_kv.store(plan.store)
             for copy in plan.copies:
                 self._cache.copy(copy.source, copy.target, copy.num_tokens)
-            if not plan.spans:
-                return StepResult()
-            return self._sample(plan.spans, self._forward(plan.spans))
+            self._host_kv.load(plan.load)
+            sampled: tuple[Sampled, ...] = ()
+            if plan.spans:
+                sampled = self._sample(plan.spans, self._forward(plan.spans))
+            encoded = tuple(self._collect(wait=plan.wait))
+            blocks_loaded, load_seconds = self._host_kv.take_loaded()
+            return StepResult(sampled, encoded, blocks_loaded, load_seconds)
+
+    def _collect(self, *, wait: bool) -> Iterator[Encoded]:
+        """Keep the features that are done by now."""
+        for image in self._encoder.collect(wait=wait):
+            self._features.put(image.digest, image.features)
+            yield Encoded(image.digest, image.seconds)
 
     def _forward(self, spans: Sequence[TokenSpan]) -> torch.Tensor:
         """Compute all spans in one row. Returns hidden states ``[num_tokens, hidden_size]``."""
         tokens = [token for span in spans for token in span.tokens]
-        positions = [p for span in spans for p in range(span.start, span.start + len(span.tokens))]
-        embeds = self._embed(torch.tensor(tokens, device=self._device))
+        embeds = self._text.embed(to_device(tokens, torch.long, self._device))
         self._place_images(spans, embeds)
-        paged = plan_attention(spans, self._cache, self._device)
-        if len(paged.begun):
-            self._cache.clear(paged.begun)
-        output = self._language_model(
-            inputs_embeds=embeds[None],
-            position_ids=torch.tensor(positions, device=self._device)[None],
-            use_cache=False,
-            paged=paged,
-        )
-        hidden: torch.Tensor = output.last_hidden_state[0]
-        return hidden
+        return self._text.forward(embeds, self._attention.plan(spans))
 
     def _place_images(self, spans: Sequence[TokenSpan], embeds: torch.Tensor) -> None:
         """Put features where placeholders stand, in place. ``embeds``: ``[num_tokens, hidden]``."""
@@ -150,7 +174,7 @@ class ModelRunner:
                 )
             first_row += len(span.tokens)
 
-    def _sample(self, spans: Sequence[TokenSpan], hidden: torch.Tensor) -> StepResult:
+    def _sample(self, spans: Sequence[TokenSpan], hidden: torch.Tensor) -> tuple[Sampled, ...]:
         """Sample after the last token of every span that draws."""
         turn_ids, rows, draws = [], [], []
         end = 0
@@ -161,12 +185,10 @@ class ModelRunner:
                 rows.append(end - 1)
                 draws.append(span.draw)
         if not rows:
-            return StepResult()
-        logits = self._lm_head(hidden[torch.tensor(rows, device=self._device)])
+            return ()
+        logits = self._text.logits(hidden[to_device(rows, torch.long, self._device)])
         tokens = self._sampler.sample(logits, draws)
-        return StepResult(
-            tuple(
-                Sampled(turn_id, token, token in self._eos_ids)
-                for turn_id, token in zip(turn_ids, tokens, strict=True)
-            )
+        return tuple(
+            Sampled(turn_id, token, token in self._eos_ids)
+            for turn_id, token in zip(turn_ids, tokens, strict=True)
         )

@@ -4,6 +4,10 @@ Greedy is the argmax. Otherwise: temperature, the ``top_k`` most probable, of th
 reach ``top_p``, then one number for each ``(seed, index)`` picks from the cumulative distribution.
 The number comes from a hash and not from a generator's state, so that batching, eviction and
 restarts cannot shift it.
+
+All rows are chosen together and on the device: what the host knows of them (which rows draw, their
+parameters and numbers) is sent with the step, and nothing is read back before the tokens are. The
+same for one row, as one would write it down, is ``distribution`` and ``draw_one``.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from collections.abc import Collection, Sequence
 import torch
 
 from vlm_sessions.engine.types import Draw, Sampling
+from vlm_sessions.model.transfer import to_device
 
 
 def uniform(seed: int, index: int) -> float:
@@ -36,24 +41,73 @@ class Sampler:
     ) -> None:
         self._eos = torch.tensor(sorted(eos_ids), dtype=torch.long, device=device)
         self._never = torch.tensor(sorted(never), dtype=torch.long, device=device)
+        self._device = device
 
     def sample(self, logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
-        """One token for each draw.
+        """``choose``, read: waits for the device."""
+        tokens: list[int] = self.choose(logits, draws).tolist()
+        return tokens
+
+    def choose(self, logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+        """One token for each draw. The host does not wait for the device.
 
         Args:
-            logits: ``[num_draws, vocab_size]``, any float type; left as it is.
+            logits: ``[num_draws, vocab_size]``, any float type. What cannot be chosen is set to
+                minus infinity in it.
             draws: one a row.
+
+        Returns:
+            ``[num_draws]`` int64, on the device of the logits.
         """
-        logits = logits.float().index_fill(1, self._never, float("-inf"))
+        logits.index_fill_(1, self._never, float("-inf"))
         endless = [row for row, draw in enumerate(draws) if draw.sampling.ignore_eos]
         if endless:
-            rows = torch.tensor(endless, device=logits.device)
+            rows = self._send(endless, torch.long)
             logits[rows[:, None], self._eos] = float("-inf")
-        tokens: list[int] = logits.argmax(dim=-1).tolist()
-        for row, draw in enumerate(draws):
-            if draw.sampling.temperature > 0:
-                tokens[row] = _draw(logits[row], draw)
+        tokens = logits.argmax(dim=-1)
+        drawn = [row for row, draw in enumerate(draws) if draw.sampling.temperature > 0]
+        if drawn:
+            rows = self._send(drawn, torch.long)
+            parameters = self._send([_parameters(draws[row]) for row in drawn], torch.float64)
+            limits = [draws[row].sampling.top_k or logits.shape[1] for row in drawn]
+            tokens[rows] = _draw(
+                logits[rows].float(), parameters, min(max(limits), logits.shape[1])
+            )
         return tokens
+
+    def _send(self, values: Sequence[object], dtype: torch.dtype) -> torch.Tensor:
+        return to_device(values, dtype, self._device)
+
+
+def _parameters(draw: Draw) -> tuple[float, float, float, float]:
+    sampling = draw.sampling
+    number = uniform(sampling.seed, draw.index)
+    return sampling.temperature, float(sampling.top_k), sampling.top_p, number
+
+
+def _draw(logits: torch.Tensor, parameters: torch.Tensor, widest: int) -> torch.Tensor:
+    """``draw_one`` for many rows at once.
+
+    Args:
+        logits: ``[num_rows, vocab_size]`` float32.
+        parameters: ``[num_rows, 4]`` float64: temperature, top_k, top_p, a number in [0, 1).
+        widest: candidates of the row that may have the most.
+
+    Returns:
+        ``[num_rows]`` int64.
+    """
+    temperature, top_k, top_p, number = parameters[:, :, None].unbind(dim=1)  # [num_rows, 1] each
+    # Stable: equal logits keep the order of their ids, on every device and in every batch.
+    ordered, tokens = (t[:, :widest] for t in logits.sort(descending=True, stable=True))
+    weights = ((ordered.double() - ordered[:, :1]) / temperature).exp()
+    reached = weights.cumsum(dim=-1)
+    limit = torch.where(top_k > 0, top_k, widest).clamp(max=widest).long()
+    enough = top_p * reached.gather(1, limit - 1)
+    fewest = 1 + (reached < enough).sum(dim=-1, keepdim=True)
+    kept = torch.where(top_p < 1, fewest.minimum(limit), limit)
+    kept = kept.minimum((weights > 0).sum(dim=-1, keepdim=True))
+    chosen = (reached <= number * reached.gather(1, kept - 1)).sum(dim=-1, keepdim=True)
+    return tokens.gather(1, chosen.minimum(kept - 1))[:, 0]
 
 
 def distribution(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,27 +115,31 @@ def distribution(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor
 
     Args:
         logits: ``[vocab_size]``.
+        sampling: of a temperature above 0.
 
     Returns:
         probabilities ``[num_candidates]`` float64 that sum to 1, token ids ``[num_candidates]``.
     """
-    scaled = (logits.double() - logits.max()) / sampling.temperature
-    # Stable: equal logits keep the order of their ids, on every device and in every batch.
-    scaled, tokens = scaled.sort(descending=True, stable=True)
+    weights, tokens = _candidates(logits, sampling)
+    return weights / weights.sum(), tokens
+
+
+def draw_one(logits: torch.Tensor, draw: Draw) -> int:
+    """The token of one row of logits ``[vocab_size]``: where its number falls among them."""
+    weights, tokens = _candidates(logits, draw.sampling)
+    reached = weights.cumsum(dim=-1)
+    chosen = int((reached <= uniform(draw.sampling.seed, draw.index) * reached[-1]).sum())
+    return int(tokens[min(chosen, len(tokens) - 1)])
+
+
+def _candidates(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (the most probable token's is 1) and ids of the tokens that may be drawn."""
+    ordered, tokens = logits.float().sort(descending=True, stable=True)
+    weights = ((ordered.double() - ordered[0]) / sampling.temperature).exp()
     if sampling.top_k > 0:
-        scaled, tokens = scaled[: sampling.top_k], tokens[: sampling.top_k]
-    probabilities = scaled.softmax(dim=-1)
+        weights = weights[: sampling.top_k]
     if sampling.top_p < 1:
-        before = probabilities.cumsum(dim=-1) - probabilities
-        kept = max(1, int((before < sampling.top_p).sum()))
-        probabilities, tokens = probabilities[:kept], tokens[:kept]
-    return probabilities / probabilities.sum(), tokens
-
-
-def _draw(logits: torch.Tensor, draw: Draw) -> int:
-    probabilities, tokens = distribution(logits, draw.sampling)
-    target = uniform(draw.sampling.seed, draw.index)
-    chosen = int((probabilities.cumsum(dim=-1) <= target).sum())
-    # Rounding may leave the last sum below 1, and candidates of probability 0 are no candidates.
-    chosen = min(chosen, int((probabilities > 0).sum()) - 1)
-    return int(tokens[chosen])
+        reached = weights.cumsum(dim=-1)
+        weights = weights[: 1 + int((reached < sampling.top_p * reached[-1]).sum())]
+    weights = weights[weights > 0]
+    return weights, tokens[: len(weights)]

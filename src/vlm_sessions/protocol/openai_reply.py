@@ -135,9 +135,12 @@ def _error_type(status: int) -> str:
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
+    # OpenAI's has no such field; to say nothing of what the model was not given would be worse.
+    dropped = {"dropped_turns": usage.dropped_turns} if usage.dropped_turns else {}
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        **dropped,
     }

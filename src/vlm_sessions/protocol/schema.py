@@ -157,6 +157,8 @@ class Usage(_Model):
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    dropped_turns: int = 0
+    """How many of the session's oldest turns the model was not given: they no longer fitted."""
 
 
 class Timing(_Model):
@@ -199,7 +201,12 @@ class CacheState(_Model):
     """Where a session's conversation is cached just now."""
 
     kv_tokens: int
+    """On the device."""
+    host_kv_tokens: int
+    """After those, on the host."""
     feature_images: int
+    """On the device."""
+    host_feature_images: int
     pixel_images: int
 
 
@@ -219,6 +226,9 @@ class Described(_Model):
     images: tuple[ImageInfo, ...]
     turns: tuple[TurnInfo, ...]
     tokens: int
+    """Of the conversation as the model is given it."""
+    dropped_turns: int = 0
+    """How many of ``turns`` it is not given, because they no longer fit."""
     caches: CacheState
 
 

@@ -17,6 +17,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from vlm_sessions.serve.memory_table import as_table
+
 MAX_QUEUED_LINES = 10_000
 MAX_LINE_BYTES = 65_536
 
@@ -81,12 +83,16 @@ class Console:
             self._num_dropped += 1
 
     def _write_lines(self) -> None:
+        stderr = sys.__stderr__.fileno() if sys.__stderr__ else 2
+        is_terminal = os.isatty(stderr)
         while (line := self._lines.get()) is not None:
+            if is_terminal:
+                line = as_table(line) or line
             if self._num_dropped:
                 line += f"({self._num_dropped} log lines were dropped)\n".encode()
                 self._num_dropped = 0
             with contextlib.suppress(OSError, ValueError):  # nobody reads any more
-                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line)
+                os.write(stderr, line)
 
 
 def _peer_pid(connection: socket.socket) -> int:

@@ -17,8 +17,11 @@ def image_infos(session: Session) -> tuple[ImageInfo, ...]:
     )
 
 
-def describe(session: Session, *, num_tokens: int, location: CacheLocation) -> Described:
-    """``num_tokens``: of the conversation so far, of which ``location`` says where it is cached."""
+def describe(
+    session: Session, *, num_tokens: int, num_dropped_turns: int, location: CacheLocation
+) -> Described:
+    """``num_tokens``: of the conversation so far, of which ``location`` says where it is cached,
+    without the ``num_dropped_turns`` that the model is not given."""
     return Described(
         lifetime=lifetime_of(session),
         created_at=session.created_at,
@@ -36,9 +39,12 @@ def describe(session: Session, *, num_tokens: int, location: CacheLocation) -> D
             for turn in session.turns
         ),
         tokens=num_tokens,
+        dropped_turns=num_dropped_turns,
         caches=CacheState(
             kv_tokens=location.kv_tokens,
+            host_kv_tokens=location.host_kv_tokens,
             feature_images=len(location.features),
+            host_feature_images=len(location.host_features),
             pixel_images=len(location.pixels),
         ),
     )

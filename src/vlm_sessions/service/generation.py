@@ -53,6 +53,7 @@ class Generation:
         num_prompt_tokens: int,
         started: float,
         turn_index: int = 0,
+        num_dropped_turns: int = 0,
     ) -> None:
         """``started``: when the service took the request, by ``time.perf_counter``."""
         self._processor = processor
@@ -62,6 +63,7 @@ class Generation:
         self._text: list[str] = []
         self._num_prompt_tokens = num_prompt_tokens
         self._turn_index = turn_index
+        self._num_dropped_turns = num_dropped_turns
         self._num_cached_tokens = 0
         self._started = started
         self._submitted = time.perf_counter()
@@ -130,6 +132,7 @@ class Generation:
                 prompt_tokens=self._num_prompt_tokens,
                 cached_tokens=self._num_cached_tokens,
                 completion_tokens=len(self._tokens),
+                dropped_turns=self._num_dropped_turns,
             ),
             timing=Timing(
                 queue_ms=self._queue_ms or 0.0,

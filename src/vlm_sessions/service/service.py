@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from vlm_sessions.config import Settings
 from vlm_sessions.engine.interface import AsyncEngine
@@ -74,7 +75,7 @@ class SessionService:
         self._images = ImageDesk(
             settings, processor, fetcher or ImageFetcher(settings), self._store.read_image
         )
-        self._texts = TextDesk(processor, max_chars=settings.max_prompt_chars)
+        self._texts = TextDesk(processor, settings)
         self._turns = TurnRunner(settings, engine, processor, self._images)
         self._prefills = Prefills(engine, self._images)
         self._sweeper: asyncio.Task[None] | None = None
@@ -226,7 +227,12 @@ class SessionService:
         session = self._store.get(session_id)
         prefix = await self._prefix(session)
         location = await self._engine.locate(prefix.tokens, prefix.images)
-        return describe(session, num_tokens=len(prefix.tokens), location=location)
+        return describe(
+            session,
+            num_tokens=len(prefix.tokens),
+            num_dropped_turns=len(session.turns) - len(self._texts.given(session.turns)),
+            location=location,
+        )
 
     async def fork(self, session_id: str) -> Opened:
         """Open another session that shares all that is recorded; a running prompt is not.
@@ -309,9 +315,10 @@ class SessionService:
             self._prefills.begin(session, prefix, {}, after=after)
 
     async def _prefix(self, session: Session) -> Segment:
-        """The conversation as tokens; before its first question, what is certain of it."""
+        """The conversation as the model is given it; before its first question, what is certain."""
         if session.turns:
-            return Segment(session.tokens, to_spans(session.places))
+            given = replace(session, turns=self._texts.given(session.turns))
+            return Segment(given.tokens, to_spans(given.places))
         return await self._texts.opening(session.system, image_refs(session.images))
 
     async def _let_go(self, session_id: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vlm_sessions.engine.types import ImageSpan, Retention
 from vlm_sessions.errors import ConversationMismatch
@@ -116,9 +116,17 @@ class SessionWork:
         return lifetime_of(session)
 
     def _assemble(self, draft: _Draft) -> PreparedTurn:
-        """The whole conversation: what is recorded, then the new turn."""
+        """What the model is given: what is recorded, as far as it fits, then the new turn."""
         session = draft.session
-        earlier = session.tokens
+        given = replace(
+            session,
+            turns=self._texts.given(
+                session.turns,
+                num_new=len(draft.segment.tokens),
+                num_wanted=self._command.max_new_tokens,
+            ),
+        )
+        earlier = given.tokens
         tokens = earlier + draft.segment.tokens
         new_spans = (
             ImageSpan(span.digest, span.start + len(earlier), span.length)
@@ -126,10 +134,11 @@ class SessionWork:
         )
         return PreparedTurn(
             tokens=tokens,
-            images=(*to_spans(session.places), *new_spans),
-            max_new_tokens=self._texts.room_after(len(tokens)),
+            images=(*to_spans(given.places), *new_spans),
+            max_new_tokens=self._texts.room_after(len(tokens), num_turns=len(session.turns)),
             contents=contents_of(draft.question.images),
             num_earlier_answers=len(session.turns),
+            num_dropped_turns=len(session.turns) - len(given.turns),
             retention=Retention(session.id, self._store.renewed(session).expires_at),
         )
 

@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from vlm_sessions.config import Settings
 from vlm_sessions.errors import ContextOverflow
 from vlm_sessions.processing import ImageRef, Message, Processor, Segment
 from vlm_sessions.protocol.schema import Chat, Generate, Prompt
+from vlm_sessions.service.window import turns_given
+from vlm_sessions.sessions.session import SessionTurn
 
 INLINE_CHARS = 4000
 """A text up to this long is tokenized in less time than a thread takes to be woken."""
@@ -28,9 +31,11 @@ def texts_of(command: Prompt | Generate | Chat) -> list[str]:
 class TextDesk:
     """A processor's text side with the limits of this service around it."""
 
-    def __init__(self, processor: Processor, *, max_chars: int) -> None:
+    def __init__(self, processor: Processor, settings: Settings) -> None:
         self._processor = processor
-        self._max_chars = max_chars
+        self._max_chars = settings.max_prompt_chars
+        self._drops_oldest = settings.context_overflow == "drop_oldest"
+        self._default_max_new_tokens = settings.default_max_new_tokens
         self._max_context = processor.max_context
 
     def fit_engine(self, max_context: int) -> None:
@@ -51,17 +56,45 @@ class TextDesk:
             )
         return num_chars
 
-    def room_after(self, num_tokens: int) -> int:
-        """Tokens of an answer that fit after a conversation of ``num_tokens``.
+    def given(
+        self, turns: Sequence[SessionTurn], *, num_new: int = 0, num_wanted: int | None = None
+    ) -> tuple[SessionTurn, ...]:
+        """Those of a session's turns that the model is given; see ``window``.
+
+        Args:
+            num_new: tokens of the new prompt.
+            num_wanted: tokens of the answer that was asked for; ``None``: no number was named.
+        """
+        if not self._drops_oldest:
+            return tuple(turns)
+        return turns_given(
+            turns,
+            num_new=num_new,
+            num_wanted=num_wanted or self._default_max_new_tokens,
+            max_context=self._max_context,
+        )
+
+    def room_after(self, num_tokens: int, *, num_turns: int = 0) -> int:
+        """Tokens of an answer that fit after what the model is given.
+
+        Args:
+            num_tokens: of what it is given: a new prompt, and turns of a session before it.
+            num_turns: how many turns the session has.
 
         Raises:
             ContextOverflow: not even one.
         """
         if num_tokens >= self._max_context:
+            advice = "Shorten the prompt, or open a new session"
+            if num_turns and self._drops_oldest:
+                advice += "; all turns are left out already but the first and those with images"
+            elif num_turns:
+                advice += (
+                    "; with VLM_CONTEXT_OVERFLOW=drop_oldest a session's oldest turns are left out"
+                )
             raise ContextOverflow(
                 f"The conversation with this prompt has {num_tokens} tokens; together with an "
-                f"answer it must fit the model's context of {self._max_context}. Shorten the "
-                "prompt, or open a new session."
+                f"answer it must fit the model's context of {self._max_context}. {advice}."
             )
         return self._max_context - num_tokens
 

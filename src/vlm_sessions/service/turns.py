@@ -200,6 +200,7 @@ class TurnRunner:
             num_prompt_tokens=len(prepared.tokens),
             started=prompt.started,
             turn_index=prepared.num_earlier_answers,
+            num_dropped_turns=prepared.num_dropped_turns,
         )
         turn = self._turn(prompt, prepared)
         # The disk works while the device does; the first event waits for both.

@@ -25,6 +25,8 @@ class PreparedTurn:
     """digest -> encoded bytes of images that the journal does not have, or not yet."""
     num_earlier_answers: int
     """In the conversation; 0: this is its first prompt."""
+    num_dropped_turns: int = 0
+    """Of those, the ones that ``tokens`` leave out."""
     retention: Retention | None = None
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests.unit.engine.helpers import Clock
-from vlm_sessions.engine.blocks import BlockPool, Match, Reservation
+from vlm_sessions.engine.blocks import BlockPool
 from vlm_sessions.engine.content import TokenChain
+from vlm_sessions.engine.matches import Match, Reservation
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ def test_a_retention_renewed_at_every_turn_is_remembered_once() -> None:
     cache = Cache(4)
     for number in range(1000):
         cache.fill(1, 2, 3, 4, retain=("s", 9000.0 + number))
-    assert len(cache.pool._retentions._expiries) < 100
+    assert len(cache.pool._kept.retentions._expiries) < 100
     cache.clock.now = 9998.0
     assert cache.pool.count_retained() == 2
     cache.clock.now = 9999.0
@@ -253,8 +254,8 @@ def test_a_tail_is_found_to_the_token_and_written_on_by_the_one_who_needs_all_of
     cache = Cache(4, block_size=4)
     cache.fill(1, 2, 3, 4, 5, 6)
     [full, tail] = cache.begin(1, 2, 3, 4, 5, 6, 7).reservation.blocks
-    assert cache.find(1, 2, 3, 4, 5, 6, 7) == Match(6, (full,), tail, 2)
-    assert cache.pool.num_copied == 0
+    assert cache.find(1, 2, 3, 4, 5, 6, 7) == Match(6, (full,), (), tail, 2)
+    assert cache.pool.moves.num_copied == 0
     assert cache.pool.num_available == 2
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tests.unit.engine.helpers import Bench, turn
 from vlm_sessions.engine.fake import FakeRunner, fake_pixels, reference_answer
-from vlm_sessions.engine.features import FeatureCache, PixelCache
+from vlm_sessions.engine.features import FeatureCache
 from vlm_sessions.engine.limits import EngineLimits
+from vlm_sessions.engine.pixels import PixelCache
 from vlm_sessions.engine.types import Finished, FinishReason
 
 ROW_BYTES = FakeRunner.feature_bytes_per_token
@@ -46,7 +47,7 @@ def test_several_turns_on_one_missing_image_all_ask_and_the_first_answer_serves_
 def test_images_inside_the_cached_prefix_are_not_asked_for() -> None:
     bench = Bench(runner=FakeRunner(block_size=4))
     bench.run(turn("a", ("cat", 8), 5, retain=("s", 5000.0)))
-    features = bench.engine.scheduler._images
+    features = bench.engine.scheduler.caches.images
     features.clear()
     [heard] = bench.run(turn("b", ("cat", 8), ("dog", 4), 6))
     assert heard.asked_for == ["dog"]
@@ -82,7 +83,7 @@ def test_a_long_line_does_not_ask_for_all_its_pixels_at_once() -> None:
 
 
 def test_at_most_a_few_images_are_encoded_in_a_step() -> None:
-    bench = Bench(limits=EngineLimits(max_images_per_step=2))
+    bench = Bench(limits=EngineLimits(max_images_encoding=2))
     album = turn("a", *((f"photo-{n}", 3) for n in range(7)), 9)
     [heard] = bench.run(album)
     assert max(len(plan.encode) for plan in bench.runner.plans) == 2
@@ -160,6 +161,7 @@ def test_pixels_are_let_go_once_the_features_are_made() -> None:
     bench = Bench(limits=EngineLimits(pixel_bytes=0))
     bench.add(turn("a", ("cat", 4), 5, new=10))
     assert bench.engine.stats().pixels_cached == 1, "kept beyond the budget for who needs them"
+    bench.step()  # encodes its image
     bench.step()
     assert bench.engine.stats().running == 1
     assert bench.engine.stats().pixels_cached == 0
@@ -172,5 +174,5 @@ def test_features_in_use_are_never_dropped_for_others() -> None:
     cache.check_integrity()
     cache.release("cat")
     assert cache.try_add("dog", 6)
-    assert cache.take_dropped() == ("cat",)
+    assert cache.take_moves().drop == ("cat",)
     cache.check_integrity()

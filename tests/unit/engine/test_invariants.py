@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.unit.engine.helpers import Bench, Heard, followed_by, turn
+from vlm_sessions.engine.eviction import Eviction
 from vlm_sessions.engine.fake import FakeRunner, fake_pixels, reference_answer
 from vlm_sessions.engine.limits import EngineLimits
 from vlm_sessions.engine.types import Finished, FinishReason, Sampling, Turn
@@ -36,16 +37,29 @@ retentions = st.one_of(
 
 
 class EngineMachine(RuleBasedStateMachine):
+    num_host_blocks = 0
+    num_host_features = 0
+    eviction = Eviction.LRU
+    encode_steps = 0
+
     def __init__(self) -> None:
         super().__init__()
         self.bench = Bench(
             runner=FakeRunner(
-                num_blocks=20, block_size=3, max_context=MAX_CONTEXT, eos_every=EOS_EVERY
+                num_blocks=20,
+                block_size=3,
+                num_host_blocks=self.num_host_blocks,
+                host_feature_bytes=self.num_host_features * FakeRunner.feature_bytes_per_token,
+                encode_steps=self.encode_steps,
+                max_context=MAX_CONTEXT,
+                eos_every=EOS_EVERY,
             ),
             limits=EngineLimits(
+                eviction=self.eviction,
+                max_loads_per_step=2,
                 max_batch_tokens=7,
                 max_running=4,
-                max_images_per_step=2,
+                max_images_encoding=2,
                 feature_bytes=10 * FakeRunner.feature_bytes_per_token,
                 pixel_bytes=20,
             ),
@@ -135,9 +149,11 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_runner_has_the_features_that_the_engine_counts(self) -> None:
-        images = self.bench.engine.scheduler._images
+        images = self.bench.engine.scheduler.caches.images
         for digest in images.features._sizes:
-            assert digest in self.bench.runner.features
+            assert digest in self.bench.runner.features or not images.encoding.is_ready(digest)
+        if not images.features.has_moves:
+            assert set(images.features._stored) == set(self.bench.runner.host_features)
 
     def teardown(self) -> None:
         for _ in range(2000):
@@ -182,10 +198,21 @@ class EngineMachine(RuleBasedStateMachine):
         self.finished.append((over, heard.tokens))
 
 
-EngineMachine.TestCase.settings = settings(
+class EngineWithHostMachine(EngineMachine):
+    """What leaves the device goes on to a host with little room, and comes back bit by bit."""
+
+    num_host_blocks = 14
+    num_host_features = 12
+    eviction = Eviction.COST
+
+
+MANY = settings(
     max_examples=500,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+EngineMachine.TestCase.settings = MANY
+EngineWithHostMachine.TestCase.settings = MANY
 TestEngineMachine = EngineMachine.TestCase
+TestEngineWithHostMachine = EngineWithHostMachine.TestCase

@@ -69,6 +69,7 @@ def test_two_conversations_on_one_image_share_its_blocks_and_its_features() -> N
     first = turn("a", 10, ("cat", 11), 20, 21, new=3)
     second = turn("b", 10, ("cat", 11), 30, 31, 32, new=3)
     bench.add(first)
+    bench.step()  # encodes its image
     bench.step()
     used_by_one = bench.engine.stats().blocks_in_use
     bench.add(second)
@@ -139,9 +140,10 @@ def test_what_is_reused_may_end_inside_an_image() -> None:
     limits = EngineLimits(max_batch_tokens=5)
     bench = Bench(runner=FakeRunner(block_size=4), limits=limits)
     bench.add(turn("a", 10, 11, ("cat", 6), 7))
+    bench.step()  # encodes its image
     bench.step()
     bench.cancel("a")
-    bench.engine.scheduler._images.clear()
+    bench.engine.scheduler.caches.images.clear()
     bench.step()
     other = turn("b", 10, 11, ("cat", 6), 7, 8)
     [heard] = bench.run(other)

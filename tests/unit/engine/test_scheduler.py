@@ -16,7 +16,7 @@ def spans(plan: Plan) -> dict[str, int]:
 
 
 def test_a_long_prompt_is_computed_in_chunks_and_decoding_goes_on_meanwhile() -> None:
-    bench = Bench(limits=EngineLimits(max_batch_tokens=8))
+    bench = Bench(limits=EngineLimits(max_batch_tokens=8, prefill_share=0))
     bench.add(turn("short", 1, 2, 3, new=10))
     bench.step()
     bench.add(turn("long", range(20), new=2))

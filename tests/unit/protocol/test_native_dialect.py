@@ -69,7 +69,12 @@ async def test_a_prompt_reaches_the_session_of_the_header_and_comes_back_whole()
     assert json_of(reply) == {
         "text": "a red circle",
         "finish_reason": "stop",
-        "usage": {"prompt_tokens": 80, "cached_tokens": 70, "completion_tokens": 3},
+        "usage": {
+            "prompt_tokens": 80,
+            "cached_tokens": 70,
+            "completion_tokens": 3,
+            "dropped_turns": 0,
+        },
         "timing": {"queue_ms": 0.5, "ttft_ms": 12.25, "total_ms": 20.0},
     }
 
@@ -97,7 +102,13 @@ async def test_cancel_describe_and_close_answer_in_our_words() -> None:
     assert record["session_id"] == SESSION
     assert record["expires_at"] == EXPIRES
     assert record["turns"][0]["answer"] == "a red circle"
-    assert record["caches"] == {"kv_tokens": 80, "feature_images": 1, "pixel_images": 0}
+    assert record["caches"] == {
+        "kv_tokens": 80,
+        "host_kv_tokens": 16,
+        "feature_images": 1,
+        "host_feature_images": 0,
+        "pixel_images": 0,
+    }
 
 
 async def test_a_fork_is_answered_as_an_opening_and_a_rewind_with_what_is_left() -> None:

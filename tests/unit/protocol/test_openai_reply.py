@@ -49,6 +49,15 @@ def test_a_cancelled_answer_has_a_reason_that_clients_know() -> None:
     assert completion.choices[0].finish_reason == "stop"
 
 
+def test_turns_that_the_model_was_not_given_are_told_and_else_not_mentioned() -> None:
+    short = answer().usage.model_copy(update={"dropped_turns": 2})
+    shortened = WRITER.answer(answer().model_copy(update={"usage": short}))
+
+    assert ChatCompletion.model_validate_json(shortened, strict=True)
+    assert json.loads(shortened)["usage"]["dropped_turns"] == 2
+    assert "dropped_turns" not in json.loads(WRITER.answer(answer()))["usage"]
+
+
 def test_the_list_of_models_holds_the_one_served() -> None:
     listed = json.loads(openai_models("demo", 1_767_323_045))
 

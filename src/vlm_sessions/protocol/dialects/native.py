@@ -172,6 +172,7 @@ class NativeWriter:
                 "images": [image.model_dump() for image in described.images],
                 "turns": [turn.model_dump() for turn in described.turns],
                 "tokens": described.tokens,
+                "dropped_turns": described.dropped_turns,
                 "caches": described.caches.model_dump(),
             }
         )

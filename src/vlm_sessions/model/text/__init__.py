@@ -1,0 +1,7 @@
+"""The text model: one interface, and what implements it.
+
+interface.py   what the runner needs of it
+reference.py   transformers' own code: what the others are tested against
+fused.py       our own decoder over the same weights, its products in linear.py
+graphs.py      another one, its decoding steps replayed as CUDA graphs
+"""

@@ -1,0 +1,198 @@
+"""A decoder of our own over a checkpoint's weights: what decoding spends on anything but reading
+them is kept small.
+
+    norm ─ qkv ─ (head norms) ─ rotary ─ attend ─ o ─ + ─ norm ─ gate, up ─ silu · ─ down ─ +
+
+One product for queries, keys and values, one for gate and up; the rotation is in place and computed
+once for all layers; nothing is masked, transposed or laid out in a layer. The weights are not
+copied: the modules that they came from keep views of the joined ones.
+
+Covers the text models that ``supported.TEXT_MODELS`` admits: llama, mistral, qwen2 (biases of
+queries, keys and values) and qwen3 (norms of query and key heads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from vlm_sessions.model.attention.interface import AttentionStep
+from vlm_sessions.model.text.linear import Linear, make_linear
+
+LAYER_PARAMETERS = frozenset(
+    {
+        *(f"self_attn.{name}_proj.{kind}" for name in "qkvo" for kind in ("weight", "bias")),
+        *(
+            f"mlp.{name}_proj.{kind}"
+            for name in ("gate", "up", "down")
+            for kind in ("weight", "bias")
+        ),
+        "self_attn.q_norm.weight",
+        "self_attn.k_norm.weight",
+        "input_layernorm.weight",
+        "post_attention_layernorm.weight",
+    }
+)
+
+
+def why_not_fused(model: Any) -> str | None:
+    """What about a model's text half is not understood here; ``None``: all of it is."""
+    text = model.config.text_config
+    language_model = model.model.language_model
+    if text.hidden_act != "silu":
+        return f"its activation is {text.hidden_act}"
+    head_dim = _head_dim(text)
+    if 2 * len(language_model.rotary_emb.inv_freq) != head_dim:
+        return "its rotary positions turn only a part of each head"
+    names = {name for layer in language_model.layers for name, _ in layer.named_parameters()}
+    unknown = sorted(names - LAYER_PARAMETERS)
+    return f"its layers have {unknown[0]}" if unknown else None
+
+
+class FusedTextModel:
+    """``interface.TextModel`` on any device.
+
+    Args:
+        model: a model of transformers with a text half for which ``why_not_fused`` has no reason.
+    """
+
+    def __init__(self, model: Any) -> None:
+        text = model.config.text_config
+        language_model = model.model.language_model
+        heads = _Heads(
+            text.num_attention_heads,
+            text.num_key_value_heads,
+            _head_dim(text),
+        )
+        self._embedding: torch.Tensor = model.get_input_embeddings().weight
+        self._rotary_emb = language_model.rotary_emb
+        self._layers = [
+            _Layer(index, module, heads, text.rms_norm_eps)
+            for index, module in enumerate(language_model.layers)
+        ]
+        self._norm = _Norm(language_model.norm.weight, text.rms_norm_eps)
+        head = model.get_output_embeddings()
+        self._lm_head = make_linear(head.weight, head.bias)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        return functional.embedding(tokens, self._embedding)
+
+    def forward(self, embeds: torch.Tensor, step: AttentionStep) -> torch.Tensor:
+        rotation = self._rotate(embeds, step.positions)
+        hidden = embeds
+        for layer in self._layers:
+            hidden = layer(hidden, rotation, step)
+        return self._norm(hidden)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._lm_head(hidden)
+
+    def _rotate(self, embeds: torch.Tensor, positions: torch.Tensor) -> _Rotation:
+        """By transformers' own module, so that every scaling of positions is as it should be."""
+        cos, sin = self._rotary_emb(embeds, positions[None])
+        half = cos.shape[-1] // 2
+        sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+        return _Rotation(cos[0, :, None], sin[0, :, None])
+
+
+@dataclass(frozen=True, slots=True)
+class _Heads:
+    num_queries: int
+    num_keys: int
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Rotation:
+    """``x * cos + (x with its halves swapped) * sin``, all ``[num_tokens, 1, head_dim]``."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    """Its first half negated."""
+
+    def apply_(self, heads: torch.Tensor) -> None:
+        """Turn ``[num_tokens, num_heads, head_dim]``, in place."""
+        swapped = heads.roll(heads.shape[-1] // 2, dims=-1)
+        heads.mul_(self.cos).addcmul_(swapped, self.sin)
+
+
+class _Norm:
+    """Root mean square norm over the last dimension (Zhang and Sennrich, arXiv:1910.07467)."""
+
+    def __init__(self, weight: torch.Tensor, eps: float) -> None:
+        self._weight = weight
+        self._eps = eps
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return functional.rms_norm(hidden, self._weight.shape, self._weight, self._eps)
+
+
+class _Layer:
+    """One layer's weights, joined where they are multiplied with the same rows."""
+
+    def __init__(self, index: int, module: Any, heads: _Heads, eps: float) -> None:
+        attention, mlp = module.self_attn, module.mlp
+        self._index = index
+        self._heads = heads
+        self._eps = eps
+        self._input_norm = _Norm(module.input_layernorm.weight, eps)
+        self._qkv = _join([attention.q_proj, attention.k_proj, attention.v_proj])
+        self._head_norm = _head_norm(attention, heads)
+        self._out = make_linear(attention.o_proj.weight, attention.o_proj.bias)
+        self._mlp_norm = _Norm(module.post_attention_layernorm.weight, eps)
+        self._gate_up = _join([mlp.gate_proj, mlp.up_proj])
+        self._down = make_linear(mlp.down_proj.weight, mlp.down_proj.bias)
+
+    def __call__(
+        self, hidden: torch.Tensor, rotation: _Rotation, step: AttentionStep
+    ) -> torch.Tensor:
+        hidden = self._attend(self._input_norm(hidden), rotation, step).add_(hidden)
+        gate, up = self._gate_up(self._mlp_norm(hidden)).chunk(2, dim=-1)
+        return self._down(functional.silu(gate).mul_(up)).add_(hidden)
+
+    def _attend(
+        self, normed: torch.Tensor, rotation: _Rotation, step: AttentionStep
+    ) -> torch.Tensor:
+        num_queries = self._heads.num_queries
+        heads = self._qkv(normed).view(len(normed), -1, self._heads.dim)
+        turned = heads[:, : num_queries + self._heads.num_keys]
+        if self._head_norm is not None:
+            normed_heads = functional.rms_norm(turned, turned.shape[-1:], None, self._eps)
+            torch.mul(normed_heads, self._head_norm, out=turned)
+        rotation.apply_(turned)
+        attended = step.attend(self._index, heads[:, :num_queries], heads[:, num_queries:])
+        return self._out(attended.flatten(1))
+
+
+def _head_norm(attention: Any, heads: _Heads) -> torch.Tensor | None:
+    """Weights of the norms of query and key heads, ``[num_heads, head_dim]``, if there are any."""
+    if not hasattr(attention, "q_norm"):
+        return None
+    return torch.cat(
+        (
+            attention.q_norm.weight.expand(heads.num_queries, -1),
+            attention.k_norm.weight.expand(heads.num_keys, -1),
+        )
+    )
+
+
+def _join(modules: Sequence[Any]) -> Linear:
+    """One product instead of several. The modules keep views of the joined weights."""
+    weight = torch.cat([module.weight.detach() for module in modules])
+    bias = None
+    if modules[0].bias is not None:
+        bias = torch.cat([module.bias.detach() for module in modules])
+    first = 0
+    for module in modules:
+        end = first + module.weight.shape[0]
+        module.weight = torch.nn.Parameter(weight[first:end], requires_grad=False)
+        first = end
+    return make_linear(weight, bias)
+
+
+def _head_dim(text: Any) -> int:
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
