@@ -35,6 +35,8 @@ NUM_WORDS = 15
 """Of a follow-up; with the template's own words about 19 tokens."""
 NUM_TOKENS = 8
 AMPLE_MB = 1024
+MAX_COMMON_TOKENS = 8
+"""What all conversations begin with, before the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,33 +49,39 @@ class Level:
     is_there: Callable[[CacheLocation], bool]
 
 
+def _has_no_kv(found: CacheLocation) -> bool:
+    """Whether nothing of the conversation itself is there."""
+    return found.kv_tokens <= MAX_COMMON_TOKENS
+
+
 _NO_HOST = {"VLM_HOST_KV_MB": "0", "VLM_HOST_FEATURE_MB": "0"}
-_ONE = {**_NO_HOST, "VLM_KV_CACHE_MB": "{kv}"}
+# The order of eviction is the plain one: the other would rather keep what costs much.
+_ONE = {**_NO_HOST, "VLM_KV_CACHE_MB": "{kv}", "VLM_EVICTION": "lru"}
 LEVELS = (
     Level(
         "KV on the device",
         {**_NO_HOST, "VLM_KV_CACHE_MB": str(AMPLE_MB)},
-        lambda found: found.kv_tokens > 0,
+        lambda found: not _has_no_kv(found),
     ),
     Level(
         "KV on the host",
         {**_ONE, "VLM_HOST_KV_MB": str(AMPLE_MB)},
-        lambda found: not found.kv_tokens and found.host_kv_tokens > 0,
+        lambda found: _has_no_kv(found) and found.host_kv_tokens > 0,
     ),
     Level(
         "features",
         {**_ONE, "VLM_FEATURE_CACHE_MB": str(AMPLE_MB)},
-        lambda found: not found.kv_tokens and bool(found.features),
+        lambda found: _has_no_kv(found) and bool(found.features),
     ),
     Level(
         "pixels",
-        {**_ONE, "VLM_FEATURE_CACHE_MB": "1", "VLM_PIXEL_CACHE_MB": str(AMPLE_MB)},
-        lambda found: not found.kv_tokens and not found.features and bool(found.pixels),
+        {**_ONE, "VLM_FEATURE_CACHE_MB": "0", "VLM_PIXEL_CACHE_MB": str(AMPLE_MB)},
+        lambda found: _has_no_kv(found) and not found.features and bool(found.pixels),
     ),
     Level(
         "the record only",
-        {**_ONE, "VLM_FEATURE_CACHE_MB": "1", "VLM_PIXEL_CACHE_MB": "0"},
-        lambda found: not (found.kv_tokens or found.features or found.pixels),
+        {**_ONE, "VLM_FEATURE_CACHE_MB": "0", "VLM_PIXEL_CACHE_MB": "0"},
+        lambda found: _has_no_kv(found) and not found.features and not found.pixels,
     ),
 )
 
@@ -144,7 +152,7 @@ async def _follow_up(level: Level, engine: EngineAlone, workload: Workload) -> f
     """Hold a conversation, then others, and time the first one's next token, in ms."""
     conversation = await _held(engine, workload)
     room = engine.info.num_blocks * engine.info.block_size
-    num_others = 1 if level is LEVELS[0] else 1 + room // conversation.num_tokens
+    num_others = 1 if level is LEVELS[0] else 2 * (1 + room // conversation.num_tokens)
     for _ in range(num_others):
         await _held(engine, workload)
     found = await conversation.locate()

@@ -20,6 +20,11 @@ def section(title: str, *parts: str) -> str:
     return "\n\n".join([f"## {title}", *parts]) + "\n"
 
 
+def plot(name: str, text: str) -> str:
+    """A picture that ``plots.py`` draws; ``text`` is for who cannot see it."""
+    return f"![{text}](plots/{name}.svg)"
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; numbers, which are all columns but the first, to the right."""
     lines = [

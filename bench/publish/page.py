@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.keep import RESULTS
-from bench.publish import service
+from bench.publish import engine, service
 from bench.publish.kept import Kept, newest
 from bench.publish.markdown import paragraph
 
@@ -28,7 +28,12 @@ INTRODUCTION = (
 
 # benchmark -> its section
 SECTIONS: dict[str, Section] = {
+    "levels": engine.levels,
+    "peers": engine.peers,
     "serve": service.serve,
+    "decode": engine.decode,
+    "fairness": engine.fairness,
+    "eviction": engine.eviction,
     "router": service.router,
     "memory": service.memory,
     "image": service.image,

@@ -154,7 +154,7 @@ class Settings(BaseModel):
         description="What goes first when a cache is full. cost: what costs least time to get "
         "back, times how likely it is to be wanted; lru: the least recently used.",
     )
-    feature_cache_mb: int = Field(256, ge=1, description="MiB of image features on the device.")
+    feature_cache_mb: int = Field(256, ge=0, description="MiB of image features on the device.")
     pixel_cache_mb: int = Field(64, ge=0, description="MiB of pixel tensors kept by the engine.")
     max_batch_tokens: int = Field(1024, ge=16, description="Tokens computed in one step, at most.")
     prefill_share: float = Field(

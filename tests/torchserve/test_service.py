@@ -218,7 +218,7 @@ def test_a_model_that_cannot_be_loaded_is_named_and_ends_the_start(
 ) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["OtherModel"]}')
     with (
-        pytest.raises(AssertionError, match=r"cannot start.*is a OtherModel; supported is"),
+        pytest.raises(AssertionError, match=r"cannot start.*is a OtherModel; supported are"),
         serving(store, tmp_path / "state", model=str(tmp_path)),
     ):
         pytest.fail("it started")

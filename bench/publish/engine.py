@@ -1,0 +1,159 @@
+"""What the engine does with its caches and its steps: runs of levels, peers, decode, fairness and
+eviction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bench.publish.kept import Kept
+from bench.publish.markdown import number, paragraph, plot, section, spread, table
+
+
+def levels(kept: Kept) -> str:
+    """A follow-up's first token, by where its conversation is found."""
+    data = kept.data
+    rows = [(each["name"], spread(each["ttft"]), spread(each["ratio"])) for each in data["levels"]]
+    return section(
+        "A first token, by the level of the cache that it finds",
+        paragraph(
+            f"""`python -m bench.levels`: the engine alone, {data["shape"]}, {data["dtype"]},
+            {data["threads"]} thread(s). An engine for each level, whose budgets leave a
+            conversation just there; medians of {data["num_rounds"]} rounds (smallest–largest)."""
+        ),
+        paragraph(kept.conditions),
+        plot("levels", "Time to the first token by the level of the cache"),
+        table(("found", "TTFT, ms", "÷ KV on the device"), rows),
+    )
+
+
+def peers(kept: Kept) -> str:
+    """The same conversations through others."""
+    parts = [
+        paragraph(
+            """`make bench-peers`: the same conversations through each, in turn, on one core, one
+            thread each; processor time of the process, medians of the rounds (smallest–largest).
+            Peers are pinned to the versions in `requirements`."""
+        ),
+        paragraph(kept.conditions),
+    ]
+    for comparison in kept.data["comparisons"]:
+        rows = [
+            (
+                f"{peer['name']}",
+                *(
+                    spread(peer[figure]["cpu"]) if peer[figure] else "–"
+                    for figure in ("first_ttft", "follow_up_ttft", "tpot", "rate")
+                ),
+            )
+            for peer in comparison["peers"]
+        ]
+        ratios = [
+            (each["name"], spread(each["spreads"]["cpu"]), each["goal"], _met(each["met"]))
+            for each in comparison["ratios"]
+        ]
+        parts += [
+            f"### {comparison['shape']}, {comparison['dtype']}",
+            table(("", "first TTFT, ms", "follow-up TTFT, ms", "TPOT, ms", "tokens/s, 8"), rows),
+            table(("ratio", "median", "goal", ""), ratios),
+        ]
+        parts += [
+            paragraph(f"Not measured: {absent['name']}: {absent['reason']}")
+            for absent in comparison["absent"]
+        ]
+    return section("Beside others", *parts)
+
+
+def decode(kept: Kept) -> str:
+    """A step's cost beside a bare loop, and beside the reference kernels."""
+    data = kept.data
+    rows = [
+        (
+            f"{each['work']}, {each['dtype']}",
+            number(each["step_ms"]["median"]),
+            f"{100 * each['overhead']['median']:.1f} %",
+            f"{number(each['speedup']['median'])} ×",
+        )
+        for each in data["results"]
+    ]
+    return section(
+        "A step of the engine",
+        paragraph(
+            f"""`python -m bench.decode`: {data["shape"]}, {data["num_context"]} tokens of context,
+            one thread, processor time, medians of {data["num_rounds"]} rounds; load
+            {data["load"]:g}. Beside it, in turn, the same step as a bare torch loop, and with the
+            plain reference kernels."""
+        ),
+        paragraph(kept.conditions),
+        table(("", "step, ms", "above the bare loop", "faster than reference kernels"), rows),
+    )
+
+
+def fairness(kept: Kept) -> str:
+    """What running streams notice of somebody who opens a picture."""
+    data = kept.data
+    rows = [
+        (
+            f"{each['num_streams']}, {'paced' if each['prefill_share'] else 'no limit'}",
+            number(each["ratio"]["p50"]),
+            number(each["ratio_p99"]),
+            number(each["longest_gap"]),
+            number(each["ttft_alone"]),
+            number(each["ttft"]["p50"]),
+        )
+        for each in data["cases"]
+    ]
+    return section(
+        "Running answers while somebody opens a picture",
+        paragraph(
+            f"""`python -m bench.fairness`: {data["shape"]}, {data["num_cores"]} core(s), processor
+            time of engine and encoder; load {data["load"]:g}."""
+        ),
+        paragraph(kept.conditions),
+        table(
+            (
+                "streams",
+                "ITL p50, during ÷ before",
+                "… p99",
+                "longest gap, ms",
+                "opener's TTFT alone, ms",
+                "… beside the streams",
+            ),
+            rows,
+        ),
+    )
+
+
+def eviction(kept: Kept) -> str:
+    """What the order of eviction gains, on a modelled device."""
+    data = kept.data
+    rows = []
+    for sweep in data["sweeps"]:
+        lru, cost = sweep["outcomes"]
+        rows.append(
+            (
+                f"{sweep['num_open']} / {sweep['host_sessions']}",
+                f"{lru['computed_tokens']:,} → {cost['computed_tokens']:,}",
+                _change(lru, cost, "ttft_mean"),
+                _change(lru, cost, "ttft_p99"),
+            )
+        )
+    return section(
+        "What is evicted first: by cost, beside LRU",
+        paragraph(
+            f"""`python -m bench.eviction`: a **modelled** device ({data["machine"]}, times
+            computed, nothing measured), the real scheduler over a clock of its own; a device that
+            holds {data["device_sessions"]} sessions. LRU → by cost. {kept.link}"""
+        ),
+        table(
+            ("open / held by the host", "tokens computed again", "mean TTFT, ms", "p99 TTFT, ms"),
+            rows,
+        ),
+    )
+
+
+def _change(lru: Mapping[str, float], cost: Mapping[str, float], figure: str) -> str:
+    return f"{number(1e3 * lru[figure])} → {number(1e3 * cost[figure])}"
+
+
+def _met(met: bool | None) -> str:
+    return "" if met is None else "met" if met else "**missed**"
