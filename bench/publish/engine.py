@@ -57,6 +57,11 @@ def peers(kept: Kept) -> str:
             table(("ratio", "median", "goal", ""), ratios),
         ]
         parts += [
+            paragraph(f"{peer['name']}: {peer['note']}.")
+            for peer in comparison["peers"]
+            if peer["note"]
+        ]
+        parts += [
             paragraph(f"Not measured: {absent['name']}: {absent['reason']}")
             for absent in comparison["absent"]
         ]

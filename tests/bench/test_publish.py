@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from bench.keep import RESULTS
 from bench.publish.kept import ROOT, newest
 from bench.publish.markdown import number, table
 from bench.publish.page import performance_page
+from bench.publish.readme import with_figures
 
 
 def test_the_page_is_what_the_kept_runs_give() -> None:
     page = ROOT / "docs" / "performance.md"
     assert page.read_text() == performance_page(), "run: make bench-report"
+
+
+def test_the_readmes_figures_are_the_newest_runs() -> None:
+    kept, readme = newest("serve"), (ROOT / "README.md").read_text()
+    assert kept is not None
+    assert readme == with_figures(readme, kept), "run: make bench-report"
+    with pytest.raises(ValueError, match="lacks"):
+        with_figures("# vlm-sessions", kept)
 
 
 def test_the_newest_run_of_a_benchmark_counts(tmp_path: Path) -> None:
