@@ -7,9 +7,10 @@ a retention is worth when room is needed is for ``eviction.py`` to say.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Collection
 from dataclasses import dataclass
+
+from vlm_sessions.engine.expiries import Expiries
 
 
 @dataclass(slots=True)
@@ -28,8 +29,7 @@ class Retentions:
         """tip -> keys of the retentions that stand there"""
         self._until: dict[int, float] = {}
         """tip -> the latest of their expiries"""
-        self._expiries: list[tuple[float, str]] = []
-        """Heap of (until, key); entries of replaced retentions are skipped when they come up."""
+        self._expiries = Expiries()
 
     def __contains__(self, block: int) -> bool:
         """Whether a retention stands at this block."""
@@ -58,13 +58,11 @@ class Retentions:
         self._by_key[key] = _Retention(until, tip, since)
         self._keys.setdefault(tip, set()).add(key)
         self._until[tip] = max(self.until(tip), until)
-        heapq.heappush(self._expiries, (until, key))
-        if len(self._expiries) > 2 * len(self._by_key) + 64:
-            self._expiries = [(kept.until, key) for key, kept in self._by_key.items()]
-            heapq.heapify(self._expiries)
+        self._expiries.add(key, until)
 
     def drop(self, key: str) -> int | None:
         """Give up a retention; returns where it stood. ``None``: there was none."""
+        self._expiries.discard(key)
         retention = self._by_key.pop(key, None)
         if retention is None:
             return None
@@ -79,14 +77,8 @@ class Retentions:
 
     def drop_expired(self, now: float) -> list[int]:
         """Give up all whose time has come; returns where they stood."""
-        tips = []
-        while self._expiries and self._expiries[0][0] <= now:
-            until, key = heapq.heappop(self._expiries)
-            retention = self._by_key.get(key)
-            if retention is not None and retention.until == until:
-                tips.append(retention.tip)
-                self.drop(key)
-        return tips
+        due = self._expiries.take_due(now)
+        return [tip for key in due if (tip := self.drop(key)) is not None]
 
     def move(self, block: int, parent: int | None) -> None:
         """Have those at ``block``, which goes, stand at ``parent``; ``None``: give them up."""
@@ -97,6 +89,7 @@ class Retentions:
         if parent is None:
             for key in keys:
                 del self._by_key[key]
+                self._expiries.discard(key)
             return
         for key in keys:
             self._by_key[key].tip = parent
@@ -105,10 +98,9 @@ class Retentions:
 
     def check_integrity(self) -> None:
         """Assert the accounting's invariants."""
-        scheduled = set(self._expiries)
+        self._expiries.check_integrity({key: kept.until for key, kept in self._by_key.items()})
         for key, retention in self._by_key.items():
             assert key in self._keys[retention.tip]
-            assert (retention.until, key) in scheduled, "a retention expires"
         assert sum(map(len, self._keys.values())) == len(self._by_key)
         assert self._until == {
             block: max(self._by_key[key].until for key in keys)

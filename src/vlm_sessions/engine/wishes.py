@@ -6,8 +6,9 @@ the prefix's KV is gone.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
+
+from vlm_sessions.engine.expiries import Expiries
 
 
 class Wishes:
@@ -19,8 +20,7 @@ class Wishes:
         """key -> what is wanted under it"""
         self._until: dict[str, dict[str, float]] = {}
         """digest -> key -> when that wish expires"""
-        self._expiries: list[tuple[float, str]] = []
-        """Heap of (until, key); entries of replaced wishes are skipped when they come up."""
+        self._expiries = Expiries()
 
     def count(self, digest: str) -> int:
         return len(self._until.get(digest, ()))
@@ -35,13 +35,11 @@ class Wishes:
         self._digests[key] = tuple(dict.fromkeys(digests))
         for digest in self._digests[key]:
             self._until.setdefault(digest, {})[key] = until
-        heapq.heappush(self._expiries, (until, key))
-        if len(self._expiries) > 2 * len(self._digests) + 64:
-            self._expiries = [(t, k) for t, k in set(self._expiries) if self._is_current(t, k)]
-            heapq.heapify(self._expiries)
+        self._expiries.add(key, until)
 
     def drop(self, key: str) -> tuple[str, ...]:
         """Give up a wish; returns what was wanted."""
+        self._expiries.discard(key)
         digests = self._digests.pop(key, ())
         for digest in digests:
             del self._until[digest][key]
@@ -51,13 +49,4 @@ class Wishes:
 
     def drop_expired(self, now: float) -> list[str]:
         """Give up all whose time has come; returns what they wanted."""
-        digests: list[str] = []
-        while self._expiries and self._expiries[0][0] <= now:
-            until, key = heapq.heappop(self._expiries)
-            if self._is_current(until, key):
-                digests += self.drop(key)
-        return digests
-
-    def _is_current(self, until: float, key: str) -> bool:
-        digests = self._digests.get(key, ())
-        return bool(digests) and self._until[digests[0]][key] == until
+        return [digest for key in self._expiries.take_due(now) for digest in self.drop(key)]
