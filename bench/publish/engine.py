@@ -39,7 +39,7 @@ def peers(kept: Kept) -> str:
     for comparison in kept.data["comparisons"]:
         rows = [
             (
-                f"{peer['name']}",
+                peer["name"],
                 *(
                     spread(peer[figure]["cpu"]) if peer[figure] else "–"
                     for figure in ("first_ttft", "follow_up_ttft", "tpot", "rate")

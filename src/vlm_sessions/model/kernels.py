@@ -19,7 +19,7 @@ from vlm_sessions.model.attention.runs import RunAttention
 from vlm_sessions.model.kv_cache import KVCache, KVShape, Layout
 from vlm_sessions.model.kv_scales import measure_scales
 from vlm_sessions.model.loader import LoadedModel
-from vlm_sessions.model.text.fused import FusedTextModel, why_not_fused
+from vlm_sessions.model.text.fused import FusedTextModel, head_dim, why_not_fused
 from vlm_sessions.model.text.graphs import (
     NUM_SCRATCH_BLOCKS,
     Capture,
@@ -133,5 +133,5 @@ def _paged_kernel(settings: Settings, loaded: LoadedModel, kv_shape: KVShape) ->
 
 def _kv_shape(loaded: LoadedModel) -> KVShape:
     text = loaded.model.config.text_config
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return KVShape(text.num_hidden_layers, text.num_key_value_heads, head_dim, loaded.dtype)
+    num_kv_heads = text.num_key_value_heads
+    return KVShape(text.num_hidden_layers, num_kv_heads, head_dim(text), loaded.dtype)

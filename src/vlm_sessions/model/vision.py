@@ -57,8 +57,3 @@ class FeatureStore:
         if features is None or offset + length > features.shape[0]:
             raise RuntimeError(f"the features of image {digest[:12]} are not on the device")
         return features[offset : offset + length]
-
-    def num_rows(self, digest: str) -> int:
-        """How many features an image has; 0 while there are none of it."""
-        features = self._features.get(digest)
-        return 0 if features is None else features.shape[0]

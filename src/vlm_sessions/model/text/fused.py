@@ -45,8 +45,7 @@ def why_not_fused(model: Any) -> str | None:
     language_model = model.model.language_model
     if text.hidden_act != "silu":
         return f"its activation is {text.hidden_act}"
-    head_dim = _head_dim(text)
-    if 2 * len(language_model.rotary_emb.inv_freq) != head_dim:
+    if 2 * len(language_model.rotary_emb.inv_freq) != head_dim(text):
         return "its rotary positions turn only a part of each head"
     names = {name for layer in language_model.layers for name, _ in layer.named_parameters()}
     unknown = sorted(names - LAYER_PARAMETERS)
@@ -66,7 +65,7 @@ class FusedTextModel:
         heads = _Heads(
             text.num_attention_heads,
             text.num_key_value_heads,
-            _head_dim(text),
+            head_dim(text),
         )
         self._embedding: torch.Tensor = model.get_input_embeddings().weight
         self._rotary_emb = language_model.rotary_emb
@@ -194,5 +193,6 @@ def _join(modules: Sequence[Any]) -> Linear:
     return make_linear(weight, bias)
 
 
-def _head_dim(text: Any) -> int:
+def head_dim(text: Any) -> int:
+    """Of a text model's configuration, which may leave it to follow from the others."""
     return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
