@@ -52,10 +52,22 @@ RUN --mount=type=secret,id=pipconf --mount=type=secret,id=ca \
       -r /mnt/build/requirements/build.txt -c /mnt/build/requirements/constraints.txt
 
 
+# Kernels in C, for every processor that the image may meet.
+FROM base AS native
+RUN set -eu; \
+    export DEBIAN_FRONTEND=noninteractive; \
+    apt-get update -q; \
+    apt-get install -qy --no-install-recommends gcc libc6-dev; \
+    rm -rf /var/lib/apt/lists/*
+COPY src/vlm_sessions/model/native /native
+RUN python3 /native/build.py
+
+
 FROM build AS wheel
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
+COPY --from=native /native/built src/vlm_sessions/model/native/built
 RUN /mnt/build/bin/python -m pip --disable-pip-version-check wheel --quiet --no-deps \
       --no-build-isolation --no-index --wheel-dir /wheels .
 

@@ -11,6 +11,9 @@ TORCH_ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(shell [ -t 2 ] || echo --quiet)
 SERVE_STAMP := $(VENV)/.installed-serve
 DEV_STAMP := $(VENV)/.installed-dev
+# Kernels in C for CPUs, beside their sources; without a compiler torch's do the same, slower.
+NATIVE := src/vlm_sessions/model/native
+NATIVE_STAMP := $(NATIVE)/built/.stamp
 # One thread: several on a busy machine wait for each other. No column marks in tracebacks: in Python
 # 3.11 making them parses code, and from a finalizer that breaks a parse of pytest's own (gh-106905).
 PYTEST := OMP_NUM_THREADS=1 PYTHONNODEBUGRANGES=1 $(BIN)/python -m pytest
@@ -75,9 +78,9 @@ image: ## build the container image
 test-container: setup-dev engine ## build the image, run it, break it; skipped where no engine can run
 	$(PYTEST) -m container -rs --durations=10 tests/container
 
-setup: $(SERVE_STAMP) ## the environment that serves
+setup: $(SERVE_STAMP) $(NATIVE_STAMP) ## the environment that serves
 
-setup-dev: $(DEV_STAMP) ## the environment that tests
+setup-dev: $(DEV_STAMP) $(NATIVE_STAMP) ## the environment that tests
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -100,6 +103,12 @@ $(DEV_STAMP): $(SERVE_STAMP) requirements/dev.txt
 	@$(PIP) -r requirements/dev.txt -c requirements/constraints.txt
 	@touch $@
 
+$(NATIVE_STAMP): $(wildcard $(NATIVE)/*.c $(NATIVE)/*.h $(NATIVE)/build.py) | $(BIN)/python
+	@echo "Compiling kernels …"
+	@mkdir -p $(@D)
+	@$(BIN)/python $(NATIVE)/build.py || true
+	@touch $@
+
 haproxy:
 	@scripts/need-haproxy
 
@@ -111,4 +120,4 @@ constraints: setup-dev ## pin what is installed now, after a deliberate upgrade
 	@mv requirements/constraints.txt.new requirements/constraints.txt
 
 clean: ## remove the environment, caches and built artifacts
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache model_store/llava
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache model_store/llava $(NATIVE)/built

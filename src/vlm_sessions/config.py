@@ -102,10 +102,11 @@ class Settings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Of weights and KV cache. auto: float32 on CPU, bfloat16 on CUDA."
     )
-    kernels: Literal["auto", "reference"] = Field(
+    kernels: Literal["auto", "torch", "reference"] = Field(
         "auto",
-        description="What computes the text model. auto: what is fastest for the device; "
-        "reference: transformers' own code and plain attention, several times slower.",
+        description="What computes the text model. auto: what is fastest for the device; torch: "
+        "the same, without the kernels in C for CPUs; reference: transformers' own code and plain "
+        "attention, several times slower.",
     )
     threads: int = Field(
         0,

@@ -29,6 +29,16 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_missing(
     assert "CUDA build" in packages.torch("cuda").remedy
 
 
+def test_kernels_that_are_not_compiled_are_weak_with_the_way_to_get_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "usable", lambda: (Path("built/avx2.so"),))
+    assert machine.kernels().found == "compiled, for avx2"
+    monkeypatch.setattr(machine, "usable", tuple)
+    assert machine.kernels().state is State.WEAK
+    assert "apt-get install gcc" in machine.kernels().remedy
+
+
 def test_a_torch_that_does_not_import_is_reported_with_its_last_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

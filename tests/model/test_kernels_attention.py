@@ -13,6 +13,7 @@ from vlm_sessions.model.attention.interface import AttentionBackend
 from vlm_sessions.model.attention.piece_kernels import (
     fused,
     has_fused,
+    native_for_few,
     products_for_few,
     two_products,
 )
@@ -20,12 +21,18 @@ from vlm_sessions.model.attention.pieces import Kernel, Partial
 from vlm_sessions.model.attention.reference import ReferenceAttention
 from vlm_sessions.model.attention.runs import RunAttention, cut_runs
 from vlm_sessions.model.kv_cache import KVCache, KVShape
+from vlm_sessions.model.native.library import load_library
 
-SIZE, NUM_BLOCKS, HEAD_DIM = 16, 200, 8
+SIZE, NUM_BLOCKS, HEAD_DIM = 16, 200, 32
 SCALE = HEAD_DIM**-0.5
 LAYER = 1
 CPU = torch.device("cpu")
-KERNELS = [two_products, *([fused, products_for_few] if has_fused() else [])]
+LIBRARY = load_library()
+KERNELS = [
+    two_products,
+    *([fused, products_for_few] if has_fused() else []),
+    *([native_for_few(LIBRARY, two_products, 16)] if LIBRARY else []),
+]
 NUM_KV_HEADS = (1, 2, 4)  # of 4 heads: all share one, pairs share, each has its own
 
 Spans = Sequence[TokenSpan]

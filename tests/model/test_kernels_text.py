@@ -26,6 +26,7 @@ from vlm_sessions.model.attention.runs import RunAttention
 from vlm_sessions.model.kernels import choose_kernels
 from vlm_sessions.model.kv_cache import KVCache, KVShape
 from vlm_sessions.model.loader import LoadedModel
+from vlm_sessions.model.native.library import load_library
 from vlm_sessions.model.supported import TEXT_MODELS
 from vlm_sessions.model.text.fused import FusedTextModel, why_not_fused
 from vlm_sessions.model.text.interface import TextModel
@@ -131,7 +132,8 @@ def choose_attention(
 ) -> ReferenceAttention | RunAttention:
     if kernels == "reference":
         return ReferenceAttention(cache, scale=scale)
-    return RunAttention(cache, choose_piece_kernel(cache.keys.dtype), scale=scale)
+    kernel = choose_piece_kernel(cache.keys.dtype, cache.keys.shape[-1], load_library())
+    return RunAttention(cache, kernel, scale=scale)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -139,7 +141,7 @@ def test_it_gives_the_logits_of_transformers(name: str) -> None:
     model = make_model(CONFIGS[name]())
     assert why_not_fused(model) is None
     # The reference runs on after its weights were joined: they are the same memory.
-    fused = steps(FusedTextModel(model), kv_shape(model), "auto")
+    fused = steps(FusedTextModel(model, load_library()), kv_shape(model), "auto")
     reference = steps(ReferenceTextModel(model), kv_shape(model), "reference")
     untouched = steps(ReferenceTextModel(make_model(CONFIGS[name]())), kv_shape(model), "reference")
     for ours, theirs, original in zip(fused, reference, untouched, strict=True):
@@ -165,7 +167,7 @@ def test_bfloat16_stays_as_close_as_its_digits_allow(name: str) -> None:
         kv_shape(model),
         "reference",
     )
-    ours = steps(FusedTextModel(model), kv_shape(model), "auto")
+    ours = steps(FusedTextModel(model, load_library()), kv_shape(model), "auto")
     for fused, theirs, true in zip(ours, plain, exact, strict=True):
         assert (fused - true).abs().mean() < 1.5 * (theirs - true).abs().mean() + 1e-3
 

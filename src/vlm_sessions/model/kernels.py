@@ -19,6 +19,7 @@ from vlm_sessions.model.attention.runs import RunAttention
 from vlm_sessions.model.kv_cache import KVCache, KVShape, Layout
 from vlm_sessions.model.kv_scales import measure_scales
 from vlm_sessions.model.loader import LoadedModel
+from vlm_sessions.model.native.library import Library, load_library
 from vlm_sessions.model.text.fused import FusedTextModel, head_dim, why_not_fused
 from vlm_sessions.model.text.graphs import (
     NUM_SCRATCH_BLOCKS,
@@ -60,7 +61,7 @@ def choose_kernels(settings: Settings, loaded: LoadedModel) -> Kernels:
         capture = CudaCapture() if settings.cuda_graphs else None
         return paged_kernels(settings, loaded, plain, kernel=kernel, capture=capture)
     if loaded.device.type == "cpu" and kv_scales is None:
-        return replace(plain, make_attention=_run_attention(loaded, kv_shape))
+        return replace(plain, make_attention=_run_attention(settings, loaded, kv_shape))
     return plain
 
 
@@ -69,17 +70,32 @@ def _text_model(settings: Settings, loaded: LoadedModel) -> TextModel:
         return ReferenceTextModel(loaded.model)
     reason = why_not_fused(loaded.model)
     if reason is None:
-        return FusedTextModel(loaded.model)
+        return FusedTextModel(loaded.model, _library(settings, loaded))
     logger.info("The text model runs on transformers' own code: %s.", reason)
     return ReferenceTextModel(loaded.model)
+
+
+def _library(settings: Settings, loaded: LoadedModel) -> Library | None:
+    """The kernels in C, where they are of use."""
+    if loaded.device.type != "cpu" or settings.kernels == "torch":
+        return None
+    library = load_library()
+    if library is None:
+        logger.info(
+            "The kernels in C are not built; torch's own run. vlm-sessions doctor says more."
+        )
+    return library
 
 
 def _reference_attention(kv_shape: KVShape) -> Callable[[KVCache], AttentionBackend]:
     return lambda cache: ReferenceAttention(cache, scale=kv_shape.head_dim**-0.5)
 
 
-def _run_attention(loaded: LoadedModel, kv_shape: KVShape) -> Callable[[KVCache], AttentionBackend]:
-    kernel = choose_piece_kernel(loaded.dtype)
+def _run_attention(
+    settings: Settings, loaded: LoadedModel, kv_shape: KVShape
+) -> Callable[[KVCache], AttentionBackend]:
+    library = _library(settings, loaded)
+    kernel = choose_piece_kernel(loaded.dtype, kv_shape.head_dim, library)
     return lambda cache: RunAttention(cache, kernel, scale=kv_shape.head_dim**-0.5)
 
 

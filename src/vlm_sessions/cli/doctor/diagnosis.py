@@ -13,6 +13,7 @@ def diagnose(settings: Settings) -> list[Finding]:
         packages.python(),
         packages.torch(settings.device),
         packages.transformers(),
+        machine.kernels(),
         packages.torchserve(),
         machine.java(),
         machine.haproxy(),

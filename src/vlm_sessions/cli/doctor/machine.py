@@ -13,6 +13,7 @@ from pathlib import Path
 from vlm_sessions.cli.doctor.finding import Finding, State
 from vlm_sessions.config import Settings
 from vlm_sessions.errors import ConfigError
+from vlm_sessions.model.native.build import usable
 from vlm_sessions.serve import edge
 from vlm_sessions.serve.errors import CannotServe
 from vlm_sessions.serve.frontend import find_java
@@ -58,6 +59,15 @@ def haproxy() -> Finding:
         return Finding("HAProxy", State.GOOD, str(edge.find_haproxy(os.environ)))
     except CannotServe as exc:
         return Finding("HAProxy", State.MISSING, "none", str(exc))
+
+
+def kernels() -> Finding:
+    """What computes on a CPU."""
+    libraries = usable()
+    if libraries:
+        return Finding("kernels", State.GOOD, f"compiled, for {libraries[0].stem}")
+    remedy = "apt-get install gcc libc6-dev; python -m vlm_sessions.model.native.build"
+    return Finding("kernels", State.WEAK, "torch's own: slower on a CPU", remedy)
 
 
 def model(settings: Settings) -> Finding:

@@ -1,9 +1,11 @@
-"""What computes one piece (see ``pieces.Kernel``) on a CPU: torch's fused kernel, or two products.
+"""What computes one piece (see ``pieces.Kernel``) on a CPU: our kernel in C for few queries,
+torch's fused kernel, or two products.
 
 The fused one is the CPU's half of ``scaled_dot_product_attention``, called by its own name because
 only so does it give the sums that merging needs. With 16-bit types and a single query it is fast
 where the processor multiplies tiles (AMX), and several times slower than two products where it does
 not. Two products hold all scores at once: with many queries that is the slower way, and takes room.
+Ours (``model/native``) reads keys and values as fast as memory gives them.
 """
 
 from __future__ import annotations
@@ -11,12 +13,37 @@ from __future__ import annotations
 import torch
 
 from vlm_sessions.model.attention.pieces import Kernel, Partial
+from vlm_sessions.model.native.library import Library
 
 MAX_PRODUCT_ROWS = 64
 
 
-def choose_piece_kernel(dtype: torch.dtype) -> Kernel:
+MAX_NATIVE_ROWS = {torch.float32: 16, torch.bfloat16: 8}
+"""Of queries: with more arithmetic is the limit, and torch's kernel is as fast."""
+
+
+def choose_piece_kernel(dtype: torch.dtype, head_dim: int, library: Library | None) -> Kernel:
     """The fastest one here, for queries, keys and values of ``dtype``."""
+    kernel = _choose_of_torch(dtype)
+    if library is None or not library.attends(dtype, head_dim):
+        return kernel
+    return native_for_few(library, kernel, MAX_NATIVE_ROWS[dtype])
+
+
+def native_for_few(library: Library, otherwise: Kernel, max_rows: int) -> Kernel:
+    """``pieces.Kernel`` in C for few queries that see all keys, and another one for the rest."""
+
+    def native(
+        queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float, causal: bool
+    ) -> Partial:
+        if causal or queries.shape[1] > max_rows:
+            return otherwise(queries, keys, values, scale, causal)
+        return library.attend(queries, keys, values, scale)
+
+    return native
+
+
+def _choose_of_torch(dtype: torch.dtype) -> Kernel:
     if not has_fused():
         return two_products
     return fused if dtype is torch.float32 or _multiplies_tiles() else products_for_few

@@ -21,6 +21,7 @@ import torch
 from torch.nn import functional
 
 from vlm_sessions.model.attention.interface import AttentionStep
+from vlm_sessions.model.native.library import Library
 from vlm_sessions.model.text.linear import Linear, make_linear
 
 LAYER_PARAMETERS = frozenset(
@@ -57,9 +58,10 @@ class FusedTextModel:
 
     Args:
         model: a model of transformers with a text half for which ``why_not_fused`` has no reason.
+        library: kernels in C for products of few rows, if there are any.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, library: Library | None = None) -> None:
         text = model.config.text_config
         language_model = model.model.language_model
         heads = _Heads(
@@ -70,12 +72,12 @@ class FusedTextModel:
         self._embedding: torch.Tensor = model.get_input_embeddings().weight
         self._rotary_emb = language_model.rotary_emb
         self._layers = [
-            _Layer(index, module, heads, text.rms_norm_eps)
+            _Layer(index, module, heads, text.rms_norm_eps, library)
             for index, module in enumerate(language_model.layers)
         ]
         self._norm = _Norm(language_model.norm.weight, text.rms_norm_eps)
         head = model.get_output_embeddings()
-        self._lm_head = make_linear(head.weight, head.bias)
+        self._lm_head = make_linear(head.weight, head.bias, library)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return functional.embedding(tokens, self._embedding)
@@ -133,18 +135,20 @@ class _Norm:
 class _Layer:
     """One layer's weights, joined where they are multiplied with the same rows."""
 
-    def __init__(self, index: int, module: Any, heads: _Heads, eps: float) -> None:
+    def __init__(
+        self, index: int, module: Any, heads: _Heads, eps: float, library: Library | None
+    ) -> None:
         attention, mlp = module.self_attn, module.mlp
         self._index = index
         self._heads = heads
         self._eps = eps
         self._input_norm = _Norm(module.input_layernorm.weight, eps)
-        self._qkv = _join([attention.q_proj, attention.k_proj, attention.v_proj])
+        self._qkv = _join([attention.q_proj, attention.k_proj, attention.v_proj], library)
         self._head_norm = _head_norm(attention, heads)
-        self._out = make_linear(attention.o_proj.weight, attention.o_proj.bias)
+        self._out = make_linear(attention.o_proj.weight, attention.o_proj.bias, library)
         self._mlp_norm = _Norm(module.post_attention_layernorm.weight, eps)
-        self._gate_up = _join([mlp.gate_proj, mlp.up_proj])
-        self._down = make_linear(mlp.down_proj.weight, mlp.down_proj.bias)
+        self._gate_up = _join([mlp.gate_proj, mlp.up_proj], library)
+        self._down = make_linear(mlp.down_proj.weight, mlp.down_proj.bias, library)
 
     def __call__(
         self, hidden: torch.Tensor, rotation: _Rotation, step: AttentionStep
@@ -179,7 +183,7 @@ def _head_norm(attention: Any, heads: _Heads) -> torch.Tensor | None:
     )
 
 
-def _join(modules: Sequence[Any]) -> Linear:
+def _join(modules: Sequence[Any], library: Library | None) -> Linear:
     """One product instead of several. The modules keep views of the joined weights."""
     weight = torch.cat([module.weight.detach() for module in modules])
     bias = None
@@ -190,7 +194,7 @@ def _join(modules: Sequence[Any]) -> Linear:
         end = first + module.weight.shape[0]
         module.weight = torch.nn.Parameter(weight[first:end], requires_grad=False)
         first = end
-    return make_linear(weight, bias)
+    return make_linear(weight, bias, library)
 
 
 def head_dim(text: Any) -> int:

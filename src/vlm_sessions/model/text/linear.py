@@ -1,15 +1,17 @@
 """Matrix products of few rows with a checkpoint's weights, as they lie in memory.
 
 A step that decodes multiplies a handful of rows with every weight: it should take as long as
-reading the weights. On a CPU torch's own ``linear`` does so with some types and numbers of rows and
-not with others; the same product written otherwise reads the same memory once and at full speed. No
-second, packed copy of the weights is needed.
+reading the weights. On a CPU our kernels in C do so (``model/native``). Where they are not built:
+torch's own ``linear`` does so with some types and numbers of rows and not with others; the same
+product written otherwise reads the same memory once and nearly at full speed. Neither needs a
+second, packed copy of the weights.
 
     rows     product[slice] = rows @ weight[slice].T     float32, few rows
     columns  product[slice] = weight[slice] @ rows.T     float32, more rows; bfloat16, one slice
 
 A slice is so many of the output features, ``weight`` seen as ``[num_slices, slice, in_features]``.
-What was measured, and where, is in docs/decisions/0021-kernels-behind-one-interface.md.
+What was measured, and where, is in docs/decisions/0021-kernels-behind-one-interface.md and
+0031-kernels-in-c.md.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from typing import Protocol
 
 import torch
 from torch.nn import functional
+
+from vlm_sessions.model.native.library import MAX_ROWS as MAX_NATIVE_ROWS
+from vlm_sessions.model.native.library import Library
 
 MAX_ROWS = 64
 """With more rows arithmetic is the limit, not memory, and torch's own product is best."""
@@ -29,8 +34,12 @@ class Linear(Protocol):
         ...
 
 
-def make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+def make_linear(
+    weight: torch.Tensor, bias: torch.Tensor | None, library: Library | None = None
+) -> Linear:
     """The product that suits a weight ``[out_features, in_features]``, which is kept as it is."""
+    if library is not None and library.multiplies(weight):
+        return NativeLinear(weight, bias, library)
     if weight.device.type == "cpu" and weight.is_contiguous():
         if weight.dtype is torch.float32 and len(weight) % Float32Linear.SLICE == 0:
             return Float32Linear(weight, bias)
@@ -48,6 +57,21 @@ class PlainLinear:
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         return functional.linear(rows, self._weight, self._bias)
+
+
+class NativeLinear:
+    """By our kernels, where there are few rows."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, library: Library) -> None:
+        self._weight = weight
+        self._bias = bias
+        self._library = library
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        if rows.shape[0] > MAX_NATIVE_ROWS:
+            return functional.linear(rows, self._weight, self._bias)
+        product = self._library.linear(rows, self._weight)
+        return product if self._bias is None else product.add_(self._bias)
 
 
 class Float32Linear:

@@ -1,0 +1,59 @@
+/* Matrix products of few rows with weights as they lie in memory: see text/native_linear.py. */
+
+#include <stdlib.h>
+
+#include "vectors.h"
+
+#if LANES == 8
+#define TILE_ROWS 2 /* of 16 registers eight hold sums */
+#else
+#define TILE_ROWS 6
+#endif
+#define TILE_OUT 4
+#define LINE 64 /* bytes of a cache line */
+
+#define TYPE float
+#define KIND f32
+#include "linear.h"
+#undef TYPE
+#undef KIND
+
+#define TYPE bf16
+#define KIND bf16
+#include "linear.h"
+#undef TYPE
+#undef KIND
+
+#ifdef __AMX_BF16__
+#include "tiles.h"
+#endif
+
+void linear_f32(const float *weight, const float *rows, float *out, long num_rows, long num_in,
+                long num_out, int num_threads) {
+  multiply_f32(weight, rows, out, num_rows, num_in, num_out, num_threads);
+}
+
+/* Returns 0, or 1 where there is no memory for the arranged rows. */
+int linear_bf16(const bf16 *weight, const bf16 *rows, bf16 *out, long num_rows, long num_in,
+                long num_out, int num_threads) {
+#ifdef __AMX_BF16__
+  if (num_rows > 1) return by_tiles(weight, rows, out, num_rows, num_in, num_out, num_threads);
+#endif
+  float *arranged = malloc(num_rows * num_in * sizeof(float));
+  if (arranged == NULL) return 1;
+  for (long r = 0; r < num_rows; r++)
+    for (long i = 0; i < num_in; i++)
+      arranged[r * num_in + place_bf16(i)] = widen(rows[r * num_in + i]);
+  multiply_bf16(weight, arranged, out, num_rows, num_in, num_out, num_threads);
+  free(arranged);
+  return 0;
+}
+
+/* To be called once, before all else. Returns 0, or 1 where the system refuses the tiles. */
+int prepare(void) {
+#ifdef __AMX_BF16__
+  return allow_tiles();
+#else
+  return 0;
+#endif
+}

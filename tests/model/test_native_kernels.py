@@ -1,0 +1,164 @@
+"""The kernels in C give what torch's give, those for lesser processors too."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vlm_sessions.model.attention.piece_kernels import two_products
+from vlm_sessions.model.native import build
+from vlm_sessions.model.native.build import VARIANTS, Variant
+from vlm_sessions.model.native.library import (
+    MAX_ROWS,
+    Library,
+    load_library,
+)
+
+COMPILER = shutil.which("cc")
+BUILT = build.usable()
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
+"""Of a sum of a thousand products, by the size of its terms."""
+
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler here")
+
+
+@needs_compiler
+def test_where_there_is_a_compiler_the_kernels_are_built() -> None:
+    assert BUILT
+    assert load_library() is not None
+
+
+@pytest.fixture(params=BUILT, ids=lambda path: path.stem)
+def library(request: pytest.FixtureRequest) -> Library:
+    return Library(request.param)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("num_out", "num_in"), [(16, 32), (48, 96), (512, 1024)])
+def test_a_product_is_what_it_is_by_torch_for_any_number_of_rows(
+    library: Library, num_out: int, num_in: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(num_out, num_in).to(dtype)
+    for num_rows in range(1, MAX_ROWS + 1):
+        rows = torch.randn(num_rows, num_in).to(dtype)
+        product = library.linear(rows, weight)
+        expected = rows.double() @ weight.double().T
+        assert product.dtype is dtype
+        difference = (product.double() - expected).abs() / (1 + expected.abs())
+        assert difference.max() < TOLERANCE[dtype] * math.sqrt(num_in / 32)
+
+
+def test_a_product_goes_through_infinities_and_what_is_no_number(library: Library) -> None:
+    weight = torch.ones(16, 32, dtype=torch.bfloat16)
+    rows = torch.zeros(3, 32, dtype=torch.bfloat16)
+    rows[0, 1], rows[1, 2] = float("inf"), float("nan")
+    infinite, undefined, plain = library.linear(rows, weight)
+    assert infinite.isinf().all()
+    assert undefined.isnan().all()
+    assert (plain == 0).all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128, 256])
+@pytest.mark.parametrize("length", [1, 15, 64, 65, 200])
+def test_attention_is_what_it_is_by_two_products(
+    library: Library, length: int, head_dim: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    pool = torch.randn(2, 3, 300, head_dim).to(dtype)
+    keys, values = pool.narrow(2, 50, length)
+    for num_rows in range(1, 10):
+        queries = torch.randn(num_rows, 3, head_dim).to(dtype).transpose(0, 1)
+        attended, sums = library.attend(queries, keys, values, head_dim**-0.5)
+        expected, expected_sums = two_products(
+            queries.float(), keys.float(), values.float(), head_dim**-0.5, False
+        )
+        assert (attended.float() - expected).abs().max() < TOLERANCE[dtype]
+        assert (sums - expected_sums).abs().max() < TOLERANCE[dtype]
+
+
+def test_scores_far_apart_leave_only_the_largest(library: Library) -> None:
+    keys = torch.zeros(1, 130, 32)
+    keys[0, :, 0] = torch.arange(130.0) * 100
+    values = torch.randn(1, 130, 32)
+    queries = torch.zeros(1, 1, 32)
+    queries[0, 0, 0] = 1
+    attended, sums = library.attend(queries, keys, values, 1.0)
+    assert torch.equal(attended[0, 0], values[0, 129])
+    assert sums.item() == pytest.approx(12900.0)
+
+
+def test_threads_change_nothing(library: Library) -> None:
+    torch.manual_seed(0)
+    rows, weight = torch.randn(5, 64), torch.randn(256, 64)
+    keys, values = torch.randn(2, 8, 100, 64)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for num_threads in (1, 3):
+            torch.set_num_threads(num_threads)
+            attended, _ = library.attend(keys[:, :2], keys, values, 0.125)
+            results.append((library.linear(rows, weight), attended))
+    finally:
+        torch.set_num_threads(before)
+    for one, three in zip(*results, strict=True):
+        assert torch.equal(one, three)
+
+
+def test_what_does_not_fit_the_kernels_is_told_before() -> None:
+    library = load_library()
+    if library is None:
+        pytest.skip("the kernels are not built")
+    assert library.multiplies(torch.empty(32, 64))
+    assert not library.multiplies(torch.empty(32, 48))
+    assert not library.multiplies(torch.empty(40, 64))
+    assert not library.multiplies(torch.empty(64, 32).T)
+    assert not library.multiplies(torch.empty(32, 64, dtype=torch.float16))
+    assert library.attends(torch.bfloat16, 128)
+    assert not library.attends(torch.bfloat16, 80)
+    assert not library.attends(torch.float32, 512)
+
+
+def test_a_processor_gets_only_what_it_can_run(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(
+        "processor\t: 0\nflags\t\t: fpu avx2 fma f16c bmi1 bmi2 movbe\n\nprocessor\t: 1\n"
+    )
+    flags = build.processor_flags(cpuinfo)
+    assert [v.name for v in VARIANTS["x86_64"] if v.needs <= flags] == ["avx2"]
+    assert build.processor_flags(tmp_path / "absent") == frozenset()
+
+
+def test_a_library_that_cannot_be_loaded_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "amx.so"
+    path.write_bytes(b"not a library")
+    with pytest.raises(OSError, match=r"amx\.so"):
+        Library(path)
+
+
+def test_without_a_compiler_the_build_says_how_to_get_one(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vlm_sessions.model.native.build"],
+        env={"CC": str(tmp_path / "none"), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "apt-get install gcc" in done.stderr
+
+
+@needs_compiler
+def test_a_source_that_does_not_compile_shows_the_compilers_words(tmp_path: Path) -> None:
+    assert COMPILER is not None
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        build.build(COMPILER, Variant("amx", ("-mno-such-flag",)), tmp_path)
+    assert "no-such-flag" in caught.value.stderr
+    assert not any(tmp_path.glob("*.so"))
