@@ -32,10 +32,11 @@ def filled_cache(layout: Layout, num_blocks: int = 6) -> KVCache:
 
 
 @pytest.mark.parametrize("layout", Layout)
-def test_a_block_comes_back_from_the_host_bit_for_bit(layout: Layout) -> None:
+@pytest.mark.parametrize("gathers", [False, True], ids=["as on a CPU", "as on a GPU"])
+def test_a_block_comes_back_from_the_host_bit_for_bit(layout: Layout, gathers: bool) -> None:
     cache = filled_cache(layout)
     before = cache.bits.clone()
-    host = HostKV(cache, num_slots=3)
+    host = HostKV(cache, num_slots=3, gathers=gathers)
     host.store([BlockStore(block=4, slot=2), BlockStore(block=1, slot=0)])
     cache.bits.fill_(7.0)
     host.load([BlockLoad(slot=0, block=5, num_tokens=4), BlockLoad(slot=2, block=0, num_tokens=4)])
@@ -49,10 +50,11 @@ def test_a_block_comes_back_from_the_host_bit_for_bit(layout: Layout) -> None:
     assert host.take_loaded() == (0, 0.0)
 
 
-def test_what_is_loaded_in_part_leaves_no_values_of_others_behind_it() -> None:
+@pytest.mark.parametrize("gathers", [False, True], ids=["as on a CPU", "as on a GPU"])
+def test_what_is_loaded_in_part_leaves_no_values_of_others_behind_it(gathers: bool) -> None:
     cache = filled_cache(Layout.HEADS_FIRST)
     before = cache.bits.clone()
-    host = HostKV(cache, num_slots=1)
+    host = HostKV(cache, num_slots=1, gathers=gathers)
     host.store([BlockStore(block=4, slot=0)])
     cache.bits.fill_(float("nan"))
     host.load([BlockLoad(slot=0, block=2, num_tokens=3)])

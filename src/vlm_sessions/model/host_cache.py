@@ -51,15 +51,19 @@ class HostKV:
     """Blocks of a ``KVCache`` on the host, ``[num_layers, 2, num_kv_heads, block_size, head_dim]``
     each.
 
-    A block's parts are far from each other on the device, so they are gathered into one piece
-    there, which then travels at once.
+    A block's parts are far from each other on the device. From a GPU they travel in one piece,
+    which is gathered there; where both are one memory, each is copied to where it belongs.
+
+    Args:
+        gathers: whether blocks travel in one piece; ``None``: what is best for the device.
     """
 
-    def __init__(self, cache: KVCache, num_slots: int) -> None:
+    def __init__(self, cache: KVCache, num_slots: int, *, gathers: bool | None = None) -> None:
         self._cache = cache
         pool = cache.bits
         size = (num_slots, *pool.shape[:3], *pool.shape[4:])
         is_cuda = cache.device.type == "cuda"
+        self._gathers = is_cuda if gathers is None else gathers
         self._slots = torch.empty(size, dtype=pool.dtype, pin_memory=is_cuda)
         self._lane: _Lane = _SideStream(cache.device) if is_cuda else _SameThread()
 
@@ -67,31 +71,40 @@ class HostKV:
         """Copy blocks to the host. They may be written over at once."""
         if not moves:
             return
-        blocks = torch.tensor([move.block for move in moves], device=self._cache.device)
-        rows = self._cache.bits.index_select(3, blocks).movedim(3, 0).contiguous()
+        bits = self._cache.bits
+        rows: Sequence[torch.Tensor] = [bits[:, :, :, move.block] for move in moves]
+        used: list[torch.Tensor] = []
+        if self._gathers:
+            blocks = torch.tensor([move.block for move in moves], device=bits.device)
+            gathered = bits.index_select(3, blocks).movedim(3, 0).contiguous()
+            rows, used = gathered.unbind(), [gathered]
 
         def copy() -> None:
             for row, move in zip(rows, moves, strict=True):
                 self._slots[move.slot].copy_(row, non_blocking=True)
 
-        self._lane.run(copy, [rows])
+        self._lane.run(copy, used)
 
     def load(self, moves: Sequence[BlockLoad]) -> None:
         """Copy blocks back. They are there after ``join``, and must be left alone until then."""
         if not moves:
             return
         bits = self._cache.bits
-        blocks = torch.tensor([move.block for move in moves], device=self._cache.device)
-        size = (len(moves), *self._slots.shape[1:])
-        rows = torch.empty(size, dtype=bits.dtype, device=bits.device)
+        rows: Sequence[torch.Tensor] = [bits[:, :, :, move.block] for move in moves]
+        used: list[torch.Tensor] = []
+        if self._gathers:
+            blocks = torch.tensor([move.block for move in moves], device=bits.device)
+            gathered = bits.new_empty(len(moves), *self._slots.shape[1:])
+            rows, used = gathered.unbind(), [gathered, blocks]
 
         def copy() -> None:
             for row, move in zip(rows, moves, strict=True):
                 row.copy_(self._slots[move.slot], non_blocking=True)
                 row[:, 1, :, move.num_tokens :] = 0  # as ``KVCache.clear`` would
-            bits.index_copy_(3, blocks, rows.movedim(0, 3))
+            if used:
+                bits.index_copy_(3, blocks, gathered.movedim(0, 3))
 
-        self._lane.run(copy, [rows, blocks], num_loaded=len(moves))
+        self._lane.run(copy, used, num_loaded=len(moves))
 
     def join(self) -> None:
         """Have what is computed from now on see what was loaded."""
