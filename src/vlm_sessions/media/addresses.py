@@ -17,11 +17,14 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215
 _IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291, deprecated
+_ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
 # Not all Python versions count these as private.
 _REFUSED: tuple[IPNetwork, ...] = (
     ipaddress.IPv4Network("100.64.0.0/10"),  # shared address space, RFC 6598
     ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's platform address, public by its number
+    ipaddress.IPv4Network("192.0.0.0/24"),  # protocol assignments, RFC 6890; a cloud's metadata
     ipaddress.IPv4Network("192.88.99.0/24"),  # 6to4 relays, RFC 7526
+    ipaddress.IPv6Network("3fff::/20"),  # documentation, RFC 9637
     ipaddress.IPv6Network("fec0::/10"),  # site-local, RFC 3879
     _NAT64_LOCAL,
 )
@@ -80,8 +83,13 @@ def is_public(address: IPAddress) -> bool:
     )
 
 
+def _is_isatap(address: ipaddress.IPv6Address) -> bool:
+    """By its interface identifier, whatever the network (RFC 5214, 6.1)."""
+    return (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP
+
+
 def embedded_addresses(address: IPAddress) -> tuple[ipaddress.IPv4Address, ...]:
-    """IPv4 addresses that traffic to this one may end up at: mapped, 6to4, Teredo, NAT64."""
+    """IPv4 addresses behind this one: mapped, 6to4, Teredo, NAT64, ISATAP."""
     if isinstance(address, ipaddress.IPv4Address):
         return ()
     found: list[ipaddress.IPv4Address] = []
@@ -91,6 +99,6 @@ def embedded_addresses(address: IPAddress) -> tuple[ipaddress.IPv4Address, ...]:
         found.append(address.sixtofour)
     if address.teredo is not None:
         found.extend(address.teredo)
-    if address in _NAT64 or address in _IPV4_COMPATIBLE:
+    if address in _NAT64 or address in _IPV4_COMPATIBLE or _is_isatap(address):
         found.append(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
     return tuple(found)

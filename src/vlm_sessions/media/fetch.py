@@ -36,7 +36,7 @@ CHUNK_BYTES = 64 * 1024
 MIB = 1024 * 1024
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]{0,30}):")
-_NUMERIC_HOST = re.compile(r"(^|\.)(\d+|0[xX][0-9a-fA-F]*)\.?$")
+_NUMERIC_HOST = re.compile(r"(^|\.)(\d+|0[xX][0-9a-fA-F]*)\.*$")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _FORBIDDEN = (
     "This URL leads to an address inside a private network, which the service does not fetch. "

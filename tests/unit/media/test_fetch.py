@@ -157,7 +157,14 @@ async def test_a_host_can_be_allowed_by_name_wherever_it_is(
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "localhost", "[::1]", "2130706433", "0x7f.1", "127.1", "0"]
+    "host",
+    [
+        *("127.0.0.1", "localhost", "localhost.", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"),
+        *("2130706433", "017700000001", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.1", "0"),
+        *("127.0.0.1.", "127.0.0.1..", "127.0.0.1...", "127.0.0.1%2e", "%31%32%37.0.0.1"),
+        *("①②⑦.⓪.⓪.①", "127。0。0。1", "１２７.０.０.１", "١٢٧.٠.٠.١", "[::1%25lo]"),
+        *("127.0.0.1:80@127.0.0.1", "8.8.8.8@127.0.0.1", "[64:ff9b::7f00:1]", "[2002:7f00:1::]"),
+    ],
 )
 async def test_addresses_of_this_machine_are_refused(
     server: TestServer, make_fetcher: MakeFetcher, host: str
@@ -360,6 +367,11 @@ async def test_data_urls_and_base64_are_decoded(make_fetcher: MakeFetcher) -> No
         "192.0.2.1",
         "198.18.0.1",
         "168.63.129.16",
+        "192.0.0.192",  # Oracle's metadata service; Python 3.11.7 takes it for public
+        "100.100.100.200",  # Alibaba's
+        "0.1.2.3",
+        "203.0.113.1",
+        "192.88.99.1",
         "::",
         "::1",
         "fe80::1",
@@ -375,6 +387,21 @@ async def test_data_urls_and_base64_are_decoded(make_fetcher: MakeFetcher) -> No
         "64:ff9b::7f00:1",
         "64:ff9b::a00:1",
         "64:ff9b:1::1",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b::6440:1",
+        "::ffff:169.254.169.254",
+        "::ffff:0:127.0.0.1",
+        "::ffff:0:10.0.0.1",
+        "::169.254.169.254",
+        "2002:a00:1::1",
+        "2002:c0a8:101::",
+        "2001:0:4136:e378:8000:63bf:80ff:fffe",  # Teredo's client at 127.0.0.1
+        "2606:4700::5efe:10.0.0.1",
+        "2606:4700::200:5efe:127.0.0.1",
+        "3fff::1",
+        "4000::1",
+        "100::1",
+        "fd00:ec2::254%eth0",
         "2002:7f00:1::",
         "2002:a9fe:a9fe::",
         "2001:0:7f00:1::1",
