@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def path(tmp_path: Path) -> Path:
     return save_tiny(tmp_path / "tiny", PLAIN)
 
 
-def change_config(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+def change_config(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     file = path / "config.json"
     config = json.loads(file.read_text())
     change(config)
@@ -157,6 +158,65 @@ def test_pickled_weights_are_refused(path: Path) -> None:
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="pickles only"):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["shard.bin", "../model.safetensors", "/etc/passwd", ".safetensors"]
+)
+def test_an_index_of_weights_names_safetensors_beside_it_or_is_refused(
+    path: Path, name: str
+) -> None:
+    # transformers would take a .bin for what it is, and unpickle it.
+    (path / "model.safetensors").rename(path / "shard.bin")
+    index = {"weight_map": {"lm_head.weight": name}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="nothing else is loaded"):
+        open_checkpoint(path)
+
+
+def test_code_in_a_checkpoint_is_not_run(path: Path) -> None:
+    mark = path / "it-ran"
+    (path / "code.py").write_text(
+        f"open({str(mark)!r}, 'w')\nclass Any:\n    from_pretrained = from_dict = None\n"
+    )
+    every = ("Config", "Model", "ModelForImageTextToText", "Tokenizer", "ImageProcessor")
+    auto_map = {f"Auto{kind}": "code.Any" for kind in every}
+    change_config(path, lambda config: config.update(auto_map=auto_map))
+    for name in ("tokenizer_config.json", "processor_config.json"):
+        told = json.loads((path / name).read_text()) | {"auto_map": auto_map}
+        (path / name).write_text(json.dumps(told))
+    make_runner(SETTINGS, path)
+    make_processor(path)
+    assert not mark.exists()
+
+
+def test_a_checkpoint_does_not_choose_what_computes_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the package ``kernels`` it could name code to be fetched from the hub, and run."""
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it asks the network"))
+    hub = "anybody/attention"
+
+    def change(config: dict[str, Any]) -> None:
+        for part in (config, config["text_config"], config["vision_config"]):
+            part["attn_implementation"] = part["_attn_implementation"] = hub
+
+    change_config(path, change)
+    make_runner(SETTINGS, path)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ cycler.__init__.__globals__.os.system('touch owned') }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+    ],
+)
+def test_a_chat_template_cannot_reach_beyond_its_messages(path: Path, attack: str) -> None:
+    (path / "chat_template.jinja").write_text(attack)
+    with pytest.raises(ConfigError, match="is unsafe"):
+        make_processor(path)
 
 
 def test_missing_weight_files_are_named(path: Path) -> None:

@@ -7,6 +7,7 @@ torch is imported or a byte of the weights is read.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ ARCHITECTURES: Mapping[str, str] = {
 
 # Those that cut a picture into tiles.
 TILED = frozenset({"llava_next", "llava_onevision"})
+
+_SHARD = re.compile(r"[\w][\w.-]*\.safetensors")
 
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model"]
 
@@ -134,7 +137,14 @@ def _check_weights(path: Path) -> None:
         weight_map = _read_json(index).get("weight_map")
         if not isinstance(weight_map, dict):
             raise ConfigError(f"{index} holds no weight_map.")
-        missing = sorted({str(f) for f in weight_map.values() if not (path / str(f)).is_file()})
+        names = {str(name) for name in weight_map.values()}
+        foreign = sorted(name for name in names if not _SHARD.fullmatch(name))
+        if foreign:  # transformers would read them as what they are: pickles
+            raise ConfigError(
+                f"{index} names {foreign[0]!r}, which is no .safetensors file beside it; nothing "
+                "else is loaded."
+            )
+        missing = sorted(name for name in names if not (path / name).is_file())
         if missing:
             raise ConfigError(f"{path} lacks the weight files {', '.join(missing)}.")
     elif not (path / "model.safetensors").is_file():

@@ -59,11 +59,14 @@ def load_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dty
             checkpoint.path,
             dtype=dtype,
             use_safetensors=True,
+            # Else the checkpoint may name another, even one to be fetched from the hub as code.
+            attn_implementation="sdpa",
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
         )
-    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as exc:
+    # ImportError: it is quantized by a package that is not there.
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, ImportError) as exc:
         raise ConfigError(f"The weights of {checkpoint.path} cannot be loaded: {exc}") from exc
     missing = sorted(report["missing_keys"])
     if missing:
