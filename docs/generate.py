@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic.fields import FieldInfo
 
 from vlm_sessions import errors
-from vlm_sessions.config import PREFIX, SAGEMAKER_NAMES, Settings
+from vlm_sessions.config import API_KEY_VARIABLE, PREFIX, SAGEMAKER_NAMES, Settings
 from vlm_sessions.engine.types import EngineStats
 from vlm_sessions.metrics import Metrics
 
@@ -51,6 +51,7 @@ def settings_page() -> str:
             "All settings are environment variables, read once at the start. A `VLM_` name that is",
             "not in this table is refused, with the nearest name that is. An empty value counts as",
             "unset. SageMaker's own name of a setting works too; the `VLM_` name wins over it.",
+            f"`{API_KEY_VARIABLE}` is no setting: it is the client's, which may run beside it.",
             "",
             _row("variable", "default", "values", "meaning", "SageMaker's name"),
             _row(*["---"] * 5),

@@ -45,6 +45,12 @@ SAGEMAKER_NAMES: Mapping[str, str] = {
     "SAGEMAKER_CONTAINER_LOG_LEVEL": "log_level",
 }
 
+# The command line's client has it, which may run in the same shell as the service.
+API_KEY_VARIABLE = "VLM_API_KEY"
+
+# The platform sets it for a container that can listen elsewhere, as the image's label says.
+_ON_SAGEMAKER = "SAGEMAKER_BIND_TO_PORT"
+
 # SAGEMAKER_CONTAINER_LOG_LEVEL may be one of Python's numbers.
 _LOG_NUMBERS = {"10": "debug", "20": "info", "30": "warning", "40": "error", "50": "error"}
 
@@ -188,6 +194,26 @@ class Settings(BaseModel):
     )
     max_queued: int = Field(256, ge=1, description="Prompts in the service, waiting or running.")
 
+    # Who may come in
+    api_keys_file: Path | None = Field(
+        None,
+        description="File of API keys, a line `NAME:SHA256` for each (`vlm-sessions keys new`). "
+        "Requests then need one, but for /ping. Default: none is asked for. Not on SageMaker, "
+        "where IAM guards the door.",
+    )
+    max_sessions_per_key: int = Field(
+        0,
+        ge=0,
+        description="Open sessions of one client, at most; 0: no limit of its own. Without "
+        "VLM_API_KEYS_FILE all are one client.",
+    )
+    max_queued_per_key: int = Field(
+        0,
+        ge=0,
+        description="Prompts of one client, waiting or running, with the sessions that it is just "
+        "opening; 0: no limit of its own.",
+    )
+
     # Limits of a request
     max_payload_mb: int = Field(
         25, ge=1, le=1024, description="Body of a request, and its images with fetched ones, MiB."
@@ -289,12 +315,17 @@ class Settings(BaseModel):
             if environ.get(name):
                 values[field] = environ[name]
         for name, value in environ.items():
-            if not name.startswith(PREFIX) or not value:
+            if not name.startswith(PREFIX) or not value or name == API_KEY_VARIABLE:
                 continue
             field = name.removeprefix(PREFIX).lower()
             if field not in cls.model_fields:
                 raise ConfigError(f"{name} is not a setting.{_nearest(name, cls)}")
             values[field] = value
+        if "api_keys_file" in values and environ.get(_ON_SAGEMAKER):
+            raise ConfigError(
+                f"VLM_API_KEYS_FILE has no place on SageMaker ({_ON_SAGEMAKER} is set): IAM guards "
+                "its endpoints and hands no key on, so that all would be refused. Unset it."
+            )
         try:
             return cls.model_validate(values)
         except ValidationError as exc:

@@ -8,8 +8,9 @@
     │   ├── SessionIdMismatch      header and body name different sessions
     │   ├── MalformedSessionId     the id cannot be one of ours
     │   └── ReservedText           the text holds a token that the model reserves
+    ├── Unauthorized 401           no API key of this service came with the request
     ├── NotFound 404
-    │   └── SessionNotFound        never opened here, or forgotten long ago
+    │   └── SessionNotFound        never opened here, forgotten long ago, or another client's
     ├── MethodNotAllowed 405
     ├── Conflict 409
     │   ├── SessionBusy            a prompt of the session is running or waiting
@@ -30,8 +31,8 @@
     │   └── TooManyImages
     ├── HeadersTooLarge 431        headers over the limit, together
     ├── TooManyRequests 429        with Retry-After
-    │   ├── QueueFull              the session, or the service, has enough waiting
-    │   └── TooManySessions
+    │   ├── QueueFull              the session, its client, or the service, has enough waiting
+    │   └── TooManySessions        the client, or the service, has enough open
     ├── Internal 500               a bug of ours
     ├── Unavailable 503            with Retry-After
     │   ├── EngineUnavailable      the engine is starting or being replaced
@@ -96,6 +97,10 @@ class MalformedSessionId(BadRequest):
 
 class ReservedText(BadRequest):
     code = "reserved_text"
+
+
+class Unauthorized(VlmError):
+    code, status = "unauthorized", 401
 
 
 class NotFound(VlmError):

@@ -60,12 +60,16 @@ class Gate:
 
 
 @contextmanager
-def serve_product(state_dir: Path, gate: Gate) -> Iterator[str]:
+def serve_product(
+    state_dir: Path, gate: Gate, *, api_keys_file: Path | None = None
+) -> Iterator[str]:
     """Gives the URL."""
 
     @asynccontextmanager
     async def product() -> AsyncIterator[Handler]:
-        settings = Settings(state_dir=state_dir, max_queued_per_session=1)
+        settings = Settings(
+            state_dir=state_dir, max_queued_per_session=1, api_keys_file=api_keys_file
+        )
         runner = FakeRunner(num_blocks=1024, before_step=gate.pass_through)
         engine = LocalEngine(lambda: runner, EngineLimits())
         service = SessionService(settings, engine, FakeProcessor())

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.support.keys import add_client
 from vlm_sessions.cli.doctor import Finding, State, machine, packages, report
 from vlm_sessions.config import Settings
 
@@ -57,6 +58,16 @@ def test_a_taken_port_is_named() -> None:
     assert finding.prevents_serving
     assert "VLM_PORT" in finding.remedy
     assert machine.port(Settings(port=number)).state is State.GOOD
+
+
+def test_a_file_of_keys_that_cannot_be_used_is_told_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    assert machine.api_keys(Settings(api_keys_file=path)).prevents_serving
+    add_client(path, "alice")
+    assert machine.api_keys(Settings(api_keys_file=path)).found == f"1 in {path}"
+    path.chmod(0o666)
+    assert "chmod go-w" in machine.api_keys(Settings(api_keys_file=path)).remedy
+    assert machine.api_keys(Settings()).state is State.GOOD
 
 
 def test_missing_programs_are_named_with_how_to_get_them(

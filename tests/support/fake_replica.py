@@ -6,6 +6,8 @@ answer tells who gave it and how many came before it in the session.
 
     {"type": "prompt", "tokens": 20, "pace": 0.1, "stream": true}    20 tokens, one each 0.1 s
 
+With ``FAKE_KEYS`` (comma-separated) it asks for one of these keys, and keeps their sessions apart.
+
 What a test wants to know of it or wants it to do goes to paths that no router forwards:
 
     GET  /fake          what it has received
@@ -57,10 +59,14 @@ class Sessions:
 class Replica:
     """One of them, from its settings."""
 
-    def __init__(self, name: str, state_dir: Path, notice_seconds: float) -> None:
+    def __init__(
+        self, name: str, state_dir: Path, notice_seconds: float, keys: frozenset[str]
+    ) -> None:
         self.name = name
         self.notice_seconds = notice_seconds
         self.sessions = Sessions(state_dir / "sessions.jsonl")
+        self._keys = keys
+        self._owners: dict[str, str] = {}  # session id -> the header with its key
         self.num_prompts = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -96,6 +102,8 @@ class Replica:
             self.received.append({"path": request.path, "headers": dict(request.headers)})
             if self.is_refusing:
                 return _error(503, "draining", "The service is shutting down.")
+            if self._keys and _key_of(request) not in self._keys:
+                return _error(401, "unauthorized", "It asks for a key.")
         reply = await handler(request)
         if not reply.prepared:
             reply.headers["X-Request-Id"] = f"{self.name}-{len(self.received)}"
@@ -137,14 +145,14 @@ class Replica:
     async def _invoke(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         if request.content_type.startswith("image/"):
-            return self._open(len(body))
+            return self._open(request, len(body))
         try:
             asked = json.loads(body)
         except ValueError:
             return _error(400, "invalid_json", "The body is not JSON: “" + body.decode()[:3000])
         match asked.get("type") or asked.get("requestType"):
             case "open_session" | "start_session" | "NEW_SESSION":
-                return self._open(len(body))
+                return self._open(request, len(body))
             case "generate":
                 return await self._answer(request, asked, "")
         return await self._continue(request, asked, request.headers.get(SESSION, ""))
@@ -152,7 +160,8 @@ class Replica:
     async def _continue(
         self, request: web.Request, asked: dict[str, Any], session_id: str
     ) -> web.StreamResponse:
-        if session_id not in self.sessions.turns:
+        is_anothers = self._owners.get(session_id, "") != _key_of(request) and self._keys
+        if session_id not in self.sessions.turns or is_anothers:
             return _error(404, "session_not_found", "No such session.")
         if self.sessions.turns[session_id] is None:
             return _error(410, "session_closed", "The session was closed.")
@@ -160,15 +169,16 @@ class Replica:
             case "describe_session":
                 return web.json_response({"session_id": session_id, "replica": self.name})
             case "fork_session":
-                return self._open(0)
+                return self._open(request, 0)
             case "close_session":
                 self.sessions.put(session_id, None)
                 return web.json_response({"closed": True}, headers={CLOSED_SESSION: session_id})
             case _:
                 return await self._answer(request, asked, session_id)
 
-    def _open(self, num_bytes: int) -> web.Response:
+    def _open(self, request: web.Request, num_bytes: int) -> web.Response:
         session_id = f"ts-seq-{secrets.token_hex(16)}"
+        self._owners[session_id] = _key_of(request)
         self.sessions.put(session_id, 0)
         expires = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
         announced = f"{session_id}; Expires={expires}"
@@ -211,6 +221,11 @@ class Replica:
         return reply
 
 
+def _key_of(request: web.Request) -> str:
+    bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    return bearer or request.headers.get("X-Api-Key", "")
+
+
 def _error(status: int, code: str, message: str) -> web.Response:
     headers = {"Retry-After": "1"} if status == 503 else {}
     return web.json_response(
@@ -225,6 +240,7 @@ async def run() -> None:
         os.environ.get("FAKE_NAME") or f"port-{port}",
         Path(os.environ["VLM_STATE_DIR"]),
         float(os.environ.get("VLM_DRAIN_NOTICE_SECONDS", "0")),
+        frozenset(filter(None, os.environ.get("FAKE_KEYS", "").split(","))),
     )
     told = asyncio.Event()
     loop = asyncio.get_running_loop()

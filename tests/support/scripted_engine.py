@@ -40,6 +40,8 @@ class ScriptedEngine:
         self.turns: list[Turn] = []
         self.prefills: list[Turn] = []
         self.released: list[str] = []
+        self.located: list[str] = []
+        """Salts that were asked for."""
         self.cancelled: list[str] = []
         self.num_in_flight = 0
         self.max_in_flight = 0
@@ -111,7 +113,10 @@ class ScriptedEngine:
     async def release(self, key: str) -> None:
         self.released.append(key)
 
-    async def locate(self, tokens: Sequence[int], images: Sequence[ImageSpan]) -> CacheLocation:
+    async def locate(
+        self, tokens: Sequence[int], images: Sequence[ImageSpan], *, salt: str = ""
+    ) -> CacheLocation:
+        self.located.append(salt)
         return CacheLocation(len(tokens), 0, tuple(i.digest for i in images), (), ())
 
     async def stats(self) -> EngineStats:

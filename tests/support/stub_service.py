@@ -90,25 +90,27 @@ class StubService:
     asked: list[Asked] = field(default_factory=list)
     num_streams_open: int = 0
 
-    async def open(self, command: OpenSession, /) -> Opened:
+    async def open(self, command: OpenSession, /, *, client: str | None) -> Opened:
         self._ask(None, command)
         return Opened(lifetime=LIFETIME, images=(IMAGE,) * len(command.images))
 
     async def prompt(
-        self, session_id: str, command: Prompt | Chat, request_id: str, /
+        self, session_id: str, command: Prompt | Chat, request_id: str, /, *, client: str | None
     ) -> StubStream:
         self._ask(session_id, command, request_id)
         return StubStream(LIFETIME, self._play())
 
-    async def generate(self, command: Generate | Chat, request_id: str, /) -> StubStream:
+    async def generate(
+        self, command: Generate | Chat, request_id: str, /, *, client: str | None
+    ) -> StubStream:
         self._ask(None, command, request_id)
         return StubStream(None, self._play())
 
-    async def cancel(self, session_id: str, /) -> Cancelled:
+    async def cancel(self, session_id: str, /, *, client: str | None) -> Cancelled:
         self._ask(session_id, "cancel")
         return Cancelled(lifetime=LIFETIME, cancelled=True)
 
-    async def describe(self, session_id: str, /) -> Described:
+    async def describe(self, session_id: str, /, *, client: str | None) -> Described:
         self._ask(session_id, "describe")
         return Described(
             lifetime=LIFETIME,
@@ -130,15 +132,17 @@ class StubService:
             ),
         )
 
-    async def fork(self, session_id: str, /) -> Opened:
+    async def fork(self, session_id: str, /, *, client: str | None) -> Opened:
         self._ask(session_id, "fork")
         return Opened(lifetime=FORK, images=(IMAGE,))
 
-    async def rewind(self, session_id: str, command: RewindSession, /) -> Rewound:
+    async def rewind(
+        self, session_id: str, command: RewindSession, /, *, client: str | None
+    ) -> Rewound:
         self._ask(session_id, command)
         return Rewound(lifetime=LIFETIME, rewound=command.turns, turns=1)
 
-    async def close_session(self, session_id: str, /) -> Closed:
+    async def close_session(self, session_id: str, /, *, client: str | None) -> Closed:
         self._ask(session_id, "close_session")
         return Closed(session_id=session_id)
 

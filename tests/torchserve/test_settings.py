@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.keys import add_client
 from tests.torchserve.server import free_port
 from vlm_sessions.config import Settings
 from vlm_sessions.serve import edge, run
 from vlm_sessions.serve.address import bind_address, reachable_url
 from vlm_sessions.serve.errors import CannotServe
 from vlm_sessions.serve.greeting import ready_line
+from vlm_sessions.serve.keys import with_keys_found
 from vlm_sessions.serve.main import find_tools
 from vlm_sessions.serve.model import with_model_found
 from vlm_sessions.serve.run_dir import RunDir
@@ -50,6 +52,26 @@ def test_the_ready_line_names_an_address_that_can_be_reached(
     assert reachable_url(settings) == url
     line = ready_line(reachable_url(settings))
     assert shlex.split(line.partition("try: ")[2])[:2] == ["curl", f"{url}/invocations"]
+
+
+def test_the_ready_line_says_where_a_key_belongs() -> None:
+    (line, open_line) = (ready_line("http://x:1", asks_for_key=asks) for asks in (True, False))
+    words = shlex.split(line.partition("try: ")[2])
+    assert words[2:4] == ["-H", "Authorization: Bearer $VLM_API_KEY"]
+    assert "Bearer" not in open_line
+
+
+def test_a_file_of_keys_is_found_from_where_the_command_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_client(tmp_path / "keys", "alice")
+    monkeypatch.chdir(tmp_path)
+    found = with_keys_found(Settings(api_keys_file=Path("keys")))
+    assert found.api_keys_file == tmp_path / "keys"
+    assert with_keys_found(Settings()) == Settings()
+    (tmp_path / "keys").chmod(0o666)
+    with pytest.raises(CannotServe, match="chmod go-w"):
+        with_keys_found(Settings(api_keys_file=Path("keys")))
 
 
 def test_haproxy_understands_an_ipv6_address() -> None:

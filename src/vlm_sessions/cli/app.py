@@ -21,11 +21,11 @@ import typer
 from rich.console import Console
 
 from vlm_sessions import __version__
-from vlm_sessions.cli import conversation
+from vlm_sessions.cli import conversation, keys
 from vlm_sessions.client import Client, ClientError, ConnectionFailed
 from vlm_sessions.client.transport import DEFAULT_URL
 from vlm_sessions.client.wire import Sampling
-from vlm_sessions.config import Settings
+from vlm_sessions.config import API_KEY_VARIABLE, Settings
 from vlm_sessions.errors import ConfigError
 
 
@@ -47,6 +47,13 @@ Pictures = Annotated[
     list[str] | None, typer.Option("--image", "-i", help="Another picture: a path or a URL.")
 ]
 Url = Annotated[str, typer.Option(help="Where the service is.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        envvar=API_KEY_VARIABLE,
+        help="Where the service asks for one. The variable keeps it out of the list of processes.",
+    ),
+]
 System = Annotated[str | None, typer.Option(help="Instructions that come before everything.")]
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")]
 Temperature = Annotated[
@@ -66,6 +73,9 @@ AwaySeconds = Annotated[
 Seed = Annotated[int | None, typer.Option(min=0, help="Repeats a sampled answer.")]
 
 
+app.add_typer(keys.app, name="keys")
+
+
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Say the version and end.")] = False,
@@ -82,6 +92,7 @@ def ask(
     *,
     image: Pictures = None,
     url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
     system: System = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
@@ -89,7 +100,7 @@ def ask(
 ) -> None:
     """Ask one question about a picture."""
     sampling = _sampling(max_new_tokens, temperature, seed)
-    with _failures_reported(), Client(url) as client:
+    with _failures_reported(), Client(url, api_key=api_key) as client:
         conversation.ask(
             client, [picture, *(image or [])], question, system, sampling, out=sys.stdout
         )
@@ -101,6 +112,7 @@ def chat(
     *,
     image: Pictures = None,
     url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
     system: System = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
@@ -111,7 +123,7 @@ def chat(
     pictures = [*([picture] if picture else []), *(image or [])]
     with (
         _failures_reported(),
-        Client(url) as client,
+        Client(url, api_key=api_key) as client,
         client.open(pictures, system=system) as session,
     ):
         conversation.chat(session, sampling, lines=sys.stdin, out=sys.stdout)

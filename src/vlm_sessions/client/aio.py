@@ -35,13 +35,14 @@ class AsyncClient:
         self,
         url: str = DEFAULT_URL,
         *,
+        api_key: str | None = None,
         sagemaker_endpoint: str | None = None,
         sagemaker_runtime: Any = None,
         timeout: float = DEFAULT_TIMEOUT,
         retry: RetryPolicy | None = None,
     ) -> None:
         transport: AsyncTransport = (
-            AsyncHttpTransport(url, timeout)
+            AsyncHttpTransport(url, timeout, api_key)
             if sagemaker_endpoint is None
             else AsyncSageMakerTransport(sagemaker_endpoint, timeout, sagemaker_runtime)
         )

@@ -2,11 +2,13 @@
 
     ClientError
     ├── ImageNotReadable       a picture named by the caller cannot be read here
+    ├── InvalidKey             the API key has characters that no header may have
     ├── ConnectionFailed       the service could not be reached, or the connection broke
     │   └── TimedOut           no byte came for the client's time-out
     ├── ProtocolError          the service sent something that this client does not understand
     └── ServiceError           the service refused or failed; ``code`` and ``message`` are its own
         ├── InvalidRequest     400, 404 (of a path), 405, 413, 415, 422: send something else
+        ├── NotAuthorized      401: the service asks for an API key, and this is none of its own
         ├── ConversationConflict   409
         ├── SessionEnded       404 and 410 of a session: open a new one
         ├── Busy               429: the same request may succeed after ``retry_after`` seconds
@@ -65,6 +67,14 @@ class ImageNotReadable(ClientError):
         super().__init__(message, code="image_not_readable")
 
 
+class InvalidKey(ClientError):
+    def __init__(self) -> None:
+        super().__init__(
+            "the API key has characters that are no part of one; was a line break copied with it?",
+            code="invalid_key",
+        )
+
+
 class ConnectionFailed(ClientError):
     def __init__(self, message: str, *, code: str = "connection_failed") -> None:
         super().__init__(message, code=code)
@@ -91,6 +101,10 @@ class InvalidRequest(ServiceError):
     pass
 
 
+class NotAuthorized(ServiceError):
+    pass
+
+
 class ConversationConflict(ServiceError):
     pass
 
@@ -114,6 +128,7 @@ class ServiceFailed(ServiceError):
 # HTTP status -> class, for the errors that are not about a session
 _BY_STATUS: dict[int, type[ServiceError]] = {
     HTTPStatus.BAD_REQUEST: InvalidRequest,
+    HTTPStatus.UNAUTHORIZED: NotAuthorized,
     HTTPStatus.NOT_FOUND: InvalidRequest,
     HTTPStatus.METHOD_NOT_ALLOWED: InvalidRequest,
     HTTPStatus.CONFLICT: ConversationConflict,

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 
-from vlm_sessions.client.errors import ConnectionFailed, TimedOut
+from vlm_sessions.client.errors import ConnectionFailed, InvalidKey, TimedOut
 from vlm_sessions.client.transport import AsyncStreamReply, StreamReply
 from vlm_sessions.client.wire import Reply, Request, session_id_of_header
 
@@ -20,12 +20,18 @@ class HttpTransport:
     """Args:
     url: of the service, e.g. ``http://127.0.0.1:8080``.
     timeout: seconds without a single byte after which a request is given up.
+    api_key: sent with every request.
+
+    Raises:
+        InvalidKey: it cannot be in a header.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, api_key: str | None = None) -> None:
         self._url = _invocations(url)
         mounts: dict[str, httpx.BaseTransport | None] = dict.fromkeys(_loopback_patterns())
-        self._http = httpx.Client(timeout=_timeouts(timeout), mounts=mounts)
+        self._http = httpx.Client(
+            timeout=_timeouts(timeout), mounts=mounts, headers=_authorization(api_key)
+        )
 
     def send(self, request: Request) -> Reply:
         with _translated(self._url):
@@ -51,10 +57,12 @@ class HttpTransport:
 class AsyncHttpTransport:
     """As ``HttpTransport``."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, api_key: str | None = None) -> None:
         self._url = _invocations(url)
         mounts: dict[str, httpx.AsyncBaseTransport | None] = dict.fromkeys(_loopback_patterns())
-        self._http = httpx.AsyncClient(timeout=_timeouts(timeout), mounts=mounts)
+        self._http = httpx.AsyncClient(
+            timeout=_timeouts(timeout), mounts=mounts, headers=_authorization(api_key)
+        )
 
     async def send(self, request: Request) -> Reply:
         with _translated(self._url):
@@ -88,6 +96,14 @@ def _loopback_patterns() -> tuple[str, ...]:
 
 def _timeouts(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    if api_key is None:
+        return {}
+    if not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+        raise InvalidKey  # without the key: what is raised is printed and logged
+    return {"Authorization": f"Bearer {api_key}"}
 
 
 def _headers(request: Request) -> dict[str, str]:

@@ -37,6 +37,7 @@ class Client:
 
     Args:
         url: of the service.
+        api_key: where the service asks for one. SageMaker does not: there, IAM decides.
         sagemaker_endpoint: name of a SageMaker endpoint, in place of ``url``; needs boto3.
         sagemaker_runtime: a boto3 ``sagemaker-runtime`` client of your own, for another region or
             other credentials than the environment's.
@@ -49,13 +50,14 @@ class Client:
         self,
         url: str = DEFAULT_URL,
         *,
+        api_key: str | None = None,
         sagemaker_endpoint: str | None = None,
         sagemaker_runtime: Any = None,
         timeout: float = DEFAULT_TIMEOUT,
         retry: RetryPolicy | None = None,
     ) -> None:
         transport: Transport = (
-            HttpTransport(url, timeout)
+            HttpTransport(url, timeout, api_key)
             if sagemaker_endpoint is None
             else SageMakerTransport(sagemaker_endpoint, timeout, sagemaker_runtime)
         )

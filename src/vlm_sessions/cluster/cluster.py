@@ -57,6 +57,7 @@ class Cluster:
         stopping: Stopping,
         command: Sequence[str] = SERVE,
     ) -> None:
+        self._asks_for_key = options.settings.api_keys_file is not None
         self._console = console
         self._stopping = stopping
         self._update_asked = asyncio.Event()
@@ -137,7 +138,7 @@ class Cluster:
             await first_of(announcing, *(_first_failure(each) for each in self._processes()))
         for router in self._routers:
             self._console.say(f"Router at {router.url}; its admin socket is {router.admin_socket}")
-        self._console.say(ready_line(self._routers[0].url))
+        self._console.say(ready_line(self._routers[0].url, asks_for_key=self._asks_for_key))
         while True:
             await self._update_asked.wait()
             self._update_asked.clear()

@@ -21,12 +21,14 @@ class Refusal:
         message: for people.
         status: where HAProxy has another than the error.
         allow: the methods that would do.
+        challenge: the kind of credentials that are asked for.
     """
 
     error: type[errors.VlmError]
     message: str
     status: int | None = None
     allow: str | None = None
+    challenge: str | None = None
 
     def body(self) -> str:
         """As JSON."""
@@ -53,6 +55,12 @@ REFUSALS: Mapping[str, Refusal] = {
         errors.MalformedSessionId,
         "The session id in the header is not one of ours: letters, digits and inner hyphens, at "
         "most 64, and once. Send the session_id that the opening reply gave.",
+    ),
+    "unauthorized": Refusal(
+        errors.Unauthorized,
+        "This service asks for an API key, and no valid one came with the request. Send it in the "
+        "header Authorization, after the word Bearer.",
+        challenge="Bearer",
     ),
     "session_not_found": Refusal(
         errors.SessionNotFound,
@@ -81,7 +89,7 @@ REFUSALS: Mapping[str, Refusal] = {
 
 
 def lua_module() -> str:
-    """``refusals.lua``: name -> {status, code, message, retry_after, allow}."""
+    """``refusals.lua``: name -> {status, code, message, retry_after, allow, challenge}."""
     rows = "".join(f"  {name} = {_lua_table(refusal)},\n" for name, refusal in REFUSALS.items())
     return f"return {{\n{rows}}}\n"
 
@@ -96,6 +104,7 @@ def _lua_table(refusal: Refusal) -> str:
         if error.default_retry_after is None
         else int(error.default_retry_after),
         "allow": refusal.allow,
+        "challenge": refusal.challenge,
     }
     # A JSON string of plain ASCII text is a Lua string too.
     known = (f"{key} = {json.dumps(value)}" for key, value in fields.items() if value is not None)

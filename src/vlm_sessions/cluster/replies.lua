@@ -65,6 +65,7 @@ function replies.refuse(txn, name)
   reply_with(txn, status, {
     ["Retry-After"] = refusal.retry_after,
     ["Allow"] = refusal.allow,
+    ["WWW-Authenticate"] = refusal.challenge,
     ["x-amzn-errortype"] = status == 424 and "ModelError" or nil,
   }, body)
 end

@@ -13,6 +13,9 @@ local replies = require("replies")
 local settings = require("settings")
 
 local HEADER = "X-Amzn-SageMaker-Session-Id"
+-- Where an API key may be: whoever asks for a client asks with that client's.
+local CREDENTIALS = {"Authorization", "X-Api-Key"}
+local MAX_CREDENTIAL_CHARS = 512 -- what is longer is no key, and might be more than a replica takes
 local DESCRIBE = '{"type":"describe_session"}'
 local NEW_SESSION = "NEW_SESSION"
 local MAX_ID_CHARS = 64 -- the table's keys
@@ -115,6 +118,18 @@ local function hold(txn, id, owner, deadline)
   end
 end
 
+-- The client's credentials, as lines of a head. (HAProxy has seen to it that no value has a line break.)
+local function credentials_of(txn)
+  local lines = ""
+  for _, name in ipairs(CREDENTIALS) do
+    local value = txn.f:req_fhdr(name)
+    if value and #value <= MAX_CREDENTIAL_CHARS then
+      lines = lines .. name .. ": " .. value .. "\r\n"
+    end
+  end
+  return lines
+end
+
 -- Whether a replica that answers this when it is asked to describe a session knows it; nil: who knows.
 local function tells(status)
   if status == 404 then
@@ -126,16 +141,21 @@ local function tells(status)
 end
 
 -- Asks replicas, those first that have just answered; the one that knows the session, or nil. `denied`
--- collects those that do not.
+-- collects those that do not. Does not return where the client may not come in at all.
 --
 -- One after the other: a reply that has come and that nobody reads, while another replica is silent,
 -- keeps HAProxy 2.6 spinning until it takes itself for broken and aborts.
-local function ask(asked, id, denied)
+local function ask(txn, asked, id, denied)
   local head = "POST /invocations\r\nContent-Type: application/json\r\n" .. HEADER .. ": " .. id .. "\r\n"
+    .. credentials_of(txn)
   table.sort(asked, function(one, other) return one.num_silent < other.num_silent end)
   for _, replica in ipairs(asked) do
     local exchange = http.send(replica.server:get_addr(), ASK_SECONDS, head, DESCRIBE)
-    local is_known = exchange and tells(http.receive(exchange, false))
+    local status = exchange and http.receive(exchange, false)
+    if status == 401 then
+      replies.refuse(txn, "unauthorized")
+    end
+    local is_known = tells(status)
     if is_known then
       return replica
     end
@@ -174,7 +194,7 @@ local function find(txn, id, deadline)
     if #asked > 0 and num_finding() < settings.max_finding then
       local key = {}
       finding[key] = true
-      owner = ask(asked, id, denied)
+      owner = ask(txn, asked, id, denied)
       finding[key] = nil
     end
     owner = owner or owner_of(txn, id) -- the other router may have told meanwhile

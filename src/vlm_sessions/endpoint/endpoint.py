@@ -1,7 +1,7 @@
 """The endpoint: routes a request, reads its dialect, calls the service, writes the dialect.
 
-    request ─▶ route ─▶ dialect reads ─▶ service ─▶ dialect writes ─▶ reply
-                 └───────────── any VlmError ─────────────┴─▶ its status, as JSON
+    request ─▶ guard ─▶ route ─▶ dialect reads ─▶ service ─▶ dialect writes ─▶ reply
+                 └────────────────── any VlmError ──────────────────┴─▶ its status, as JSON
 
 It knows nothing of TorchServe, of tokens or of the engine.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from vlm_sessions import metrics as prometheus
 from vlm_sessions.config import Settings
 from vlm_sessions.endpoint.exchange import Exchange
+from vlm_sessions.endpoint.guard import Guard
 from vlm_sessions.endpoint.ports import AnswerStream, Service
 from vlm_sessions.endpoint.replies import error_reply, json_reply, with_common_headers
 from vlm_sessions.endpoint.stream import StreamBody
@@ -74,7 +75,7 @@ class Endpoint:
 
     Args:
         service: the session layer.
-        settings: for the limit of a payload, and whether content is logged.
+        settings: for the limit of a payload, the file of API keys, and whether content is logged.
         metrics: what it counts in, and what /metrics tells.
         model: the served model's name, as OpenAI's clients see it.
         engine_stats: fresh figures for /metrics.
@@ -82,6 +83,9 @@ class Endpoint:
         engine_stats_timeout_seconds: how long /metrics waits for them; then the last ones are told.
         clock: monotonic seconds.
         wall_clock: seconds since the epoch.
+
+    Raises:
+        ConfigError: the file of API keys cannot be used.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Endpoint:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._service = service
+        self._guard = Guard.from_settings(settings)
         self._metrics = metrics
         self._engine_stats = engine_stats
         self._engine_stats_timeout_seconds = engine_stats_timeout_seconds
@@ -149,6 +154,7 @@ class Endpoint:
     async def _answer(
         self, route: _Route | None, request: HttpRequest, exchange: Exchange
     ) -> HttpReply:
+        exchange.client = self._guard.admit(request)
         if route is None:
             raise NotFound(f"There is nothing at this path. Known are {', '.join(self._routes)}.")
         if request.method != route.method:
@@ -201,46 +207,50 @@ class Endpoint:
 
     async def _reply_to(self, call: Call, request: HttpRequest, exchange: Exchange) -> HttpReply:
         exchange.understood(call)
+        client = exchange.client
         match call.command:
             case OpenSession() as command:
-                return _reply_opened(await self._service.open(command), call, exchange)
+                opened = await self._service.open(command, client=client)
+                return _reply_opened(opened, call, exchange)
             case ForkSession():
-                forked = await self._service.fork(_require_session(call))
+                forked = await self._service.fork(_require_session(call), client=client)
                 return _reply_opened(forked, call, exchange)
             case Generate() as command:
-                stream = await self._service.generate(command, request.request_id)
+                stream = await self._service.generate(command, request.request_id, client=client)
                 return await self._reply_with(stream, command.stream, call, exchange)
             case Chat() as command if call.session_id is None:
-                stream = await self._service.generate(command, request.request_id)
+                stream = await self._service.generate(command, request.request_id, client=client)
                 return await self._reply_with(stream, command.stream, call, exchange)
             case Prompt() | Chat() as command:
                 session_id = _require_session(call)
-                stream = await self._service.prompt(session_id, command, request.request_id)
+                stream = await self._service.prompt(
+                    session_id, command, request.request_id, client=client
+                )
                 return await self._reply_with(stream, command.stream, call, exchange)
             case CancelPrompt() | DescribeSession() | RewindSession() | CloseSession():
-                return await self._manage(call)
+                return await self._manage(call, client)
 
-    async def _manage(self, call: Call) -> HttpReply:
+    async def _manage(self, call: Call, client: str | None) -> HttpReply:
         """The commands on a session that compute nothing."""
         session_id = _require_session(call)
         match call.command:
             case CancelPrompt():
-                cancelled = await self._service.cancel(session_id)
+                cancelled = await self._service.cancel(session_id, client=client)
                 return json_reply(
                     call.writer.cancelled(cancelled), headers.session_headers(cancelled.lifetime)
                 )
             case DescribeSession():
-                described = await self._service.describe(session_id)
+                described = await self._service.describe(session_id, client=client)
                 return json_reply(
                     call.writer.described(described), headers.session_headers(described.lifetime)
                 )
             case RewindSession() as command:
-                rewound = await self._service.rewind(session_id, command)
+                rewound = await self._service.rewind(session_id, command, client=client)
                 return json_reply(
                     call.writer.rewound(rewound), headers.session_headers(rewound.lifetime)
                 )
             case _:
-                closed = await self._service.close_session(session_id)
+                closed = await self._service.close_session(session_id, client=client)
                 return json_reply(
                     call.writer.closed(closed), headers.closed_headers(closed.session_id)
                 )

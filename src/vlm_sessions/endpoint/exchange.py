@@ -48,6 +48,8 @@ class Exchange:
         self._metrics = metrics
         self._clock = clock
         self._log_content = log_content
+        self.client: str | None = None
+        """Who asks, by its API key; ``None`` without keys, and as long as it is not known."""
         self._started = clock()
         self._first_text: float | None = None
         self._call: Call | None = None
@@ -138,6 +140,8 @@ class Exchange:
             "duration_ms": round(seconds * 1000, 3),
             "num_bytes_in": self._num_bytes_in,
         }
+        if self.client is not None:
+            fields["client"] = self.client
         if self._call is not None and self._call.session_id not in (None, self._session_id):
             fields["parent_session_id"] = self._call.session_id
         if abandoned:

@@ -51,9 +51,11 @@ class Caches:
         )
         self.images = ImageLedger(limits, features)
 
-    def locate(self, tokens: Sequence[int], images: Sequence[ImageSpan]) -> CacheLocation:
+    def locate(
+        self, tokens: Sequence[int], images: Sequence[ImageSpan], salt: str = ""
+    ) -> CacheLocation:
         """Where a prefix is cached. Changes nothing, not even what was used last."""
-        chain = TokenChain(tokens, images, self.pool.block_size)
+        chain = TokenChain(tokens, images, self.pool.block_size, salt)
         digests = tuple(dict.fromkeys(image.digest for image in images))
         match = self.pool.match(chain, len(tokens))
         kv_tokens = self.pool.count_on_device(match)

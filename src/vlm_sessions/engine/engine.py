@@ -90,9 +90,11 @@ class Engine:
         """Give up the retention under ``key``. Its blocks become the first to be evicted."""
         self.scheduler.release(key)
 
-    def locate(self, tokens: Sequence[int], images: Sequence[ImageSpan]) -> CacheLocation:
+    def locate(
+        self, tokens: Sequence[int], images: Sequence[ImageSpan], salt: str = ""
+    ) -> CacheLocation:
         """Where a prefix is cached; looking changes nothing."""
-        return self.scheduler.locate(tokens, images)
+        return self.scheduler.locate(tokens, images, salt)
 
     def stats(self) -> EngineStats:
         return self.scheduler.stats()

@@ -72,8 +72,10 @@ class AsyncEngine(Protocol):
         """Give up the retention under ``key``. Its blocks become the first to be evicted."""
         ...
 
-    async def locate(self, tokens: Sequence[int], images: Sequence[ImageSpan]) -> CacheLocation:
-        """Where this prefix is cached. While the engine is down: nowhere."""
+    async def locate(
+        self, tokens: Sequence[int], images: Sequence[ImageSpan], *, salt: str = ""
+    ) -> CacheLocation:
+        """Where this prefix is cached for turns of this salt. While the engine is down: nowhere."""
         ...
 
     async def stats(self) -> EngineStats:

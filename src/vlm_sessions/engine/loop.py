@@ -83,7 +83,7 @@ class EngineLoop:
             case Clear():
                 engine.clear()
             case Locate():
-                location = engine.locate(command.tokens, command.images)
+                location = engine.locate(command.tokens, command.images, command.salt)
                 self._send(Located(command.ask_id, location))
             case Stats():
                 self._send(StatsReply(command.ask_id, engine.stats()))

@@ -137,9 +137,11 @@ class Scheduler:
     def release(self, key: str) -> None:
         self.caches.release(key)
 
-    def locate(self, tokens: SequenceOf[int], images: SequenceOf[ImageSpan]) -> CacheLocation:
+    def locate(
+        self, tokens: SequenceOf[int], images: SequenceOf[ImageSpan], salt: str = ""
+    ) -> CacheLocation:
         """Where a prefix is cached. Changes nothing, not even what was used last."""
-        return self.caches.locate(tokens, images)
+        return self.caches.locate(tokens, images, salt)
 
     def clear(self) -> None:
         """Drop every cache that no turn uses."""

@@ -38,7 +38,7 @@ class Sequence:
         self.arrived_at = arrived_at
         self.started_at: float | None = None
         self.state = SequenceState.WAITING
-        self.chain = TokenChain(turn.tokens, turn.images, block_size)
+        self.chain = TokenChain(turn.tokens, turn.images, block_size, turn.salt)
         self.tokens = self.chain.tokens
         self.num_computed = 0
         self.blocks: list[int] = []

@@ -1,8 +1,9 @@
 """The client's half of an engine, the same wherever the engine runs.
 
 One turn is one stream of events: pixels that the engine asks for are pulled and sent, a failure
-becomes the matching error, and leaving the stream cancels the turn. Where commands go and replies
-come from is for ``local.py`` and ``process.py`` to say.
+becomes the matching error, and leaving the stream cancels the turn. Images get the names of the
+turn's salt here (``salting.py``): behind this, nobody needs to know whose they are. Where commands
+go and replies come from is for ``local.py`` and ``process.py`` to say.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import assert_never
 import msgspec
 
 from vlm_sessions.engine.interface import PixelSource
+from vlm_sessions.engine.salting import salt_images, salt_turn, unsalt_location
 from vlm_sessions.engine.types import (
     CacheLocation,
     EngineInfo,
@@ -119,6 +121,7 @@ class StreamingEngine(ABC):
             raise Internal(f"Turn {turn.turn_id} is in flight already.")
         inbox: asyncio.Queue[Event | VlmError] = asyncio.Queue()
         self._turns[turn.turn_id] = inbox
+        turn, pixels = salt_turn(turn, pixels)
         pulls: set[asyncio.Task[None]] = set()
         is_over = False
         try:
@@ -154,15 +157,18 @@ class StreamingEngine(ABC):
         if self._is_up:
             self._send(Clear())
 
-    async def locate(self, tokens: Sequence[int], images: Sequence[ImageSpan]) -> CacheLocation:
+    async def locate(
+        self, tokens: Sequence[int], images: Sequence[ImageSpan], *, salt: str = ""
+    ) -> CacheLocation:
+        question = Locate(self._next_ask(), tuple(tokens), salt_images(images, salt), salt)
         try:
-            answer = await self._ask(Locate(self._next_ask(), tuple(tokens), tuple(images)))
+            answer = await self._ask(question)
         except (EngineLost, EngineUnavailable):
             return CacheLocation(
                 kv_tokens=0, host_kv_tokens=0, features=(), host_features=(), pixels=()
             )
         assert isinstance(answer, Located)
-        return answer.location
+        return unsalt_location(answer.location, images, salt)
 
     async def stats(self) -> EngineStats:
         try:

@@ -21,7 +21,8 @@ class ImageSpan(msgspec.Struct, frozen=True, gc=False):
     """Where an image stands in a token list: its placeholders fill ``[start, start + length)``."""
 
     digest: str
-    """sha256 of the encoded bytes, hex: the content, never a name that a client chose."""
+    """sha256 of the encoded bytes, hex: the content, never a name that a client chose. Behind an
+    engine's client, of a turn with a salt, what ``content.salted`` makes of it."""
     start: int
     length: int
 
@@ -62,6 +63,9 @@ class Turn(msgspec.Struct, frozen=True):
     """In order of ``start``, not overlapping, inside ``tokens``."""
     sampling: Sampling
     retention: Retention | None = None
+    salt: str = ""
+    """Opaque. A turn finds cached only what turns of the same salt have left: neither KV, features
+    nor pixels of any other."""
 
 
 class PixelImage(msgspec.Struct, frozen=True):

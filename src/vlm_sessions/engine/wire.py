@@ -56,6 +56,7 @@ class Locate(msgspec.Struct, frozen=True, tag=True):
     ask_id: int
     tokens: tuple[int, ...]
     images: tuple[ImageSpan, ...]
+    salt: str = ""
 
 
 class Stats(msgspec.Struct, frozen=True, tag=True):

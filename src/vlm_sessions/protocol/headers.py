@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from vlm_sessions.errors import MalformedSessionId, VlmError
+from vlm_sessions.errors import MalformedSessionId, Unauthorized, VlmError
 from vlm_sessions.protocol.http import HttpRequest
 from vlm_sessions.protocol.schema import Lifetime
 
@@ -78,7 +78,10 @@ def closed_headers(session_id: str) -> dict[str, str]:
 
 
 def error_headers(error: VlmError) -> dict[str, str]:
-    """``Retry-After`` in whole seconds, at least 1, for errors that pass."""
+    """``Retry-After`` in whole seconds, at least 1, for errors that pass; for want of a key, what
+    kind is asked for (RFC 9110, 11.6.1)."""
+    if isinstance(error, Unauthorized):
+        return {"www-authenticate": "Bearer"}
     if error.retry_after is None:
         return {}
     return {"retry-after": str(max(1, math.ceil(error.retry_after)))}

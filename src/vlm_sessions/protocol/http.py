@@ -15,8 +15,9 @@ class HttpRequest:
     method: str
     path: str
     """Without query string, e.g. ``/invocations``."""
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    """May hold an API key, so they are never printed."""
+    body: bytes = field(repr=False)
 
 
 class Chunks(Protocol):

@@ -12,18 +12,21 @@ import shlex
 
 from PIL import Image, ImageDraw
 
+from vlm_sessions.config import API_KEY_VARIABLE
+
 _SIDE = 64  # pixels; the picture is a line of text of about four times as many characters
 _WHITE, _RED, _BLUE = (255, 255, 255), (220, 30, 35), (30, 80, 220)
 
 
-def ready_line(url: str) -> str:
-    """One line: the service's address, and a curl for a shell."""
+def ready_line(url: str, *, asks_for_key: bool = False) -> str:
+    """One line: the service's address, and a curl for a shell, which may have to know a key."""
     body = json.dumps(
         {"type": "generate", "prompt": "What can you see?", "images": [_picture()]},
         separators=(",", ":"),
     )
+    key = f'-H "Authorization: Bearer ${API_KEY_VARIABLE}" ' if asks_for_key else ""
     return (
-        f"Ready at {url} — try: curl {shlex.quote(url + '/invocations')} "
+        f"Ready at {url} — try: curl {shlex.quote(url + '/invocations')} {key}"
         f"-H 'Content-Type: application/json' -d '{body}'"
     )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from vlm_sessions.config import Settings
 from vlm_sessions.serve import edge, frontend
 from vlm_sessions.serve.errors import CannotServe
+from vlm_sessions.serve.keys import with_keys_found
 from vlm_sessions.serve.model import ARTIFACTS, with_model_found
 from vlm_sessions.serve.packaging import find_store
 from vlm_sessions.serve.patience import Patience
@@ -55,6 +56,7 @@ def run(
         with _signals_end_the_start():
             tools = find_tools()
             edge.check_port(settings.host, settings.port)
+            settings = with_keys_found(settings)
             store = store or find_store(settings)
             settings = with_model_found(settings, store, artifacts)
             supervisor = Supervisor(

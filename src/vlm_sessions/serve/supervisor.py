@@ -73,7 +73,7 @@ class Supervisor:
             lambda: edge.wait_listening(settings),
             log=str(self._edge_log),
             say=self._console.say,
-            announce=lambda: self._console.say(ready_line(reachable_url(settings))),
+            announce=self._announce,
             stopping=self._stopping,
             patience=patience,
         )
@@ -107,6 +107,10 @@ class Supervisor:
                 self._console.say("Stopping.")
                 await self._frontend.drain()
                 await self._edge.drain()
+
+    def _announce(self) -> None:
+        url, asks_for_key = reachable_url(self._settings), self._settings.api_keys_file is not None
+        self._console.say(ready_line(url, asks_for_key=asks_for_key))
 
     def _on_log_connection(self, pid: int) -> None:
         self._frontend.watch_worker(pid)

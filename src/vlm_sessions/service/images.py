@@ -75,15 +75,16 @@ class ImageDesk:
         settings: Settings,
         processor: Processor,
         fetcher: ImageFetcher,
-        read_recorded: Callable[[str], Awaitable[bytes]],
+        read_recorded: Callable[[str, str | None], Awaitable[bytes]],
     ) -> None:
+        """``read_recorded`` gives the bytes behind a digest of an owner's session."""
         self._settings = settings
         self._processor = processor
         self._fetcher = fetcher
         self._read_recorded = read_recorded
         self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="images")
-        # (digest, whether the journal is asked for its bytes) -> who prepares it
-        self._preparing: dict[tuple[str, bool], asyncio.Task[PixelImage]] = {}
+        # (digest, whose, whether the journal is asked for its bytes) -> who prepares it
+        self._preparing: dict[tuple[str, str | None, bool], asyncio.Task[PixelImage]] = {}
 
     async def close(self) -> None:
         await self._fetcher.close()
@@ -117,17 +118,18 @@ class ImageDesk:
         contents = await _all_of([self._fetch(one, allowance) for one in inputs])
         return tuple([await self._in_thread(partial(digest_bytes, one)) for one in contents])
 
-    def pixel_source(self, contents: Mapping[str, bytes]) -> PixelSource:
-        """Pixels by digest, from ``contents`` of the request at hand or else from the journal."""
+    def pixel_source(self, contents: Mapping[str, bytes], owner: str | None = None) -> PixelSource:
+        """Pixels by digest, from ``contents`` of the request at hand or else from the journal, for
+        this owner: nobody is served sooner because somebody else has shown the same picture."""
 
         async def pixels(digest: str) -> PixelImage:
             content = contents.get(digest)
             # Shared, so one of those who wait for it may leave. But who has the bytes does not
             # depend on the journal of a session that may just be ending.
-            key = (digest, content is None)
+            key = (digest, owner, content is None)
             task = self._preparing.get(key)
             if task is None:
-                task = asyncio.create_task(self._prepare(digest, content))
+                task = asyncio.create_task(self._prepare(digest, owner, content))
                 self._preparing[key] = task
                 task.add_done_callback(lambda _: self._preparing.pop(key, None))
             return await asyncio.shield(task)
@@ -152,9 +154,9 @@ class ImageDesk:
                 content = await self._fetcher.fetch(source)
         return allowance.spend(content)
 
-    async def _prepare(self, digest: str, content: bytes | None) -> PixelImage:
+    async def _prepare(self, digest: str, owner: str | None, content: bytes | None) -> PixelImage:
         if content is None:
-            content = await self._read_recorded(digest)
+            content = await self._read_recorded(digest, owner)
         return await self._in_thread(partial(self._pixels, digest, content))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

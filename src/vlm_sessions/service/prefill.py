@@ -6,12 +6,13 @@ import asyncio
 import uuid
 from collections.abc import Mapping
 
-from vlm_sessions.engine.interface import AsyncEngine
+from vlm_sessions.engine.interface import AsyncEngine, PixelSource
 from vlm_sessions.engine.types import Retention, Sampling, Turn
 from vlm_sessions.errors import VlmError
 from vlm_sessions.logs import get_logger
 from vlm_sessions.processing import Segment
 from vlm_sessions.service.images import ImageDesk
+from vlm_sessions.service.work import salt_of
 from vlm_sessions.sessions.session import Session
 
 MAX_AT_ONCE = 32
@@ -54,8 +55,10 @@ class Prefills:
             images=opening.images,
             sampling=Sampling(max_new_tokens=0),
             retention=Retention(session.id, session.expires_at),
+            salt=salt_of(session.owner),
         )
-        task = asyncio.create_task(self._run(session.id, turn, contents, after))
+        pixels = self._images.pixel_source(contents, session.owner)
+        task = asyncio.create_task(self._run(session.id, turn, pixels, after))
         self._tasks[session.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(session.id, None))
 
@@ -77,12 +80,12 @@ class Prefills:
             await self.cancel(session_id)
 
     async def _run(
-        self, session_id: str, turn: Turn, contents: Mapping[str, bytes], after: str | None
+        self, session_id: str, turn: Turn, pixels: PixelSource, after: str | None
     ) -> None:
         try:
             if after is not None:
                 await self.done(after)
-            async for _ in self._engine.submit(turn, self._images.pixel_source(contents)):
+            async for _ in self._engine.submit(turn, pixels):
                 pass
         except VlmError as error:
             _log.warning("prefill_failed", session_id=session_id, code=error.code)

@@ -12,6 +12,7 @@ from vlm_sessions.errors import VlmError
 from vlm_sessions.protocol.schema import AnswerEvent, Lifetime, SamplingOptions
 from vlm_sessions.service.admission import Admission
 from vlm_sessions.service.generation import Generation
+from vlm_sessions.service.quota import Quota
 from vlm_sessions.service.work import Work
 
 
@@ -65,9 +66,15 @@ class RunningPrompt:
 
 
 @asynccontextmanager
-async def place_in_line(prompt: RunningPrompt, admission: Admission) -> AsyncIterator[None]:
-    """Wait in line; inside, the session is this prompt's."""
-    with prompt.work.in_use():
+async def place_in_line(
+    prompt: RunningPrompt, admission: Admission, quota: Quota
+) -> AsyncIterator[None]:
+    """Wait in line; inside, the session is this prompt's.
+
+    Raises:
+        QueueFull: at once, if too many of the session, its client or all wait already.
+    """
+    with quota.place(prompt.work.client), prompt.work.in_use():
         async with admission.admit(prompt.work.session_id):
             prompt.at_work = True
             try:

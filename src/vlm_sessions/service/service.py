@@ -31,11 +31,12 @@ from vlm_sessions.service.describe import describe, image_infos
 from vlm_sessions.service.generation import check_options
 from vlm_sessions.service.images import ImageDesk, contents_of, image_refs
 from vlm_sessions.service.prefill import Prefills
+from vlm_sessions.service.quota import Quota
 from vlm_sessions.service.session_work import SessionWork
 from vlm_sessions.service.stateless_work import StatelessWork
 from vlm_sessions.service.texts import TextDesk, texts_of
 from vlm_sessions.service.turns import TurnRunner
-from vlm_sessions.service.work import lifetime_of, to_spans
+from vlm_sessions.service.work import lifetime_of, salt_of, to_spans
 from vlm_sessions.sessions.journal import Journal
 from vlm_sessions.sessions.session import Session
 from vlm_sessions.sessions.store import SessionStore, to_the_end
@@ -76,7 +77,8 @@ class SessionService:
             settings, processor, fetcher or ImageFetcher(settings), self._store.read_image
         )
         self._texts = TextDesk(processor, settings)
-        self._turns = TurnRunner(settings, engine, processor, self._images)
+        self._quota = Quota(settings.max_queued_per_key)
+        self._turns = TurnRunner(settings, engine, processor, self._images, self._quota)
         self._prefills = Prefills(engine, self._images)
         self._sweeper: asyncio.Task[None] | None = None
         self._leaving = False
@@ -140,32 +142,42 @@ class SessionService:
         return await self._engine.stats()
 
     # --- the story ------------------------------------------------------------------------------
+    #
+    # ``client`` is who asks: the name that its API key goes by, ``None`` without keys. A session
+    # belongs to the client that opened it and is unknown to all others.
 
-    async def open(self, command: OpenSession) -> Opened:
+    async def open(self, command: OpenSession, *, client: str | None = None) -> Opened:
         """Take images in, journal the record, begin to compute ahead.
 
         Raises:
-            Draining, TooManySessions, TooManyImages, ContextOverflow, ReservedText,
+            Draining, TooManySessions, QueueFull, TooManyImages, ContextOverflow, ReservedText,
             InsufficientStorage; what fetching and decoding an image raise.
         """
         self._check_open()
-        self._store.check_room()
+        self._store.check_room(client)
         self._texts.check_length((command.system or "",))
-        gathered = await self._images.gather(command.images)
-        images = tuple(one.image for one in gathered)
-        opening = await self._texts.opening(command.system, image_refs(images))
-        session = await self._store.open(
-            model=self._processor.fingerprint,
-            system=command.system,
-            images=images,
-            contents=contents_of(gathered),
-        )
+        with self._quota.place(client):
+            gathered = await self._images.gather(command.images)
+            images = tuple(one.image for one in gathered)
+            opening = await self._texts.opening(command.system, image_refs(images))
+            session = await self._store.open(
+                model=self._processor.fingerprint,
+                system=command.system,
+                images=images,
+                contents=contents_of(gathered),
+                owner=client,
+            )
         if self._may_compute_ahead and opening.tokens:
             self._prefills.begin(session, opening, contents_of(gathered))
         return Opened(lifetime=lifetime_of(session), images=image_infos(session))
 
     async def prompt(
-        self, session_id: str, command: Prompt | Chat, request_id: str
+        self,
+        session_id: str,
+        command: Prompt | Chat,
+        request_id: str,
+        *,
+        client: str | None = None,
     ) -> AnswerStream:
         """Ask in a session; see ``AnswerStream`` for when it runs and when it counts.
 
@@ -175,13 +187,14 @@ class SessionService:
             found out later.
         """
         self._check_open()
-        session = self._store.get(session_id)
+        session = self._store.owned(session_id, client)
         self._check_model(session)
         check_options(command, self._settings)
         self._texts.check_length(texts_of(command))
         work = SessionWork(
             session_id,
             command,
+            client=client,
             store=self._store,
             texts=self._texts,
             images=self._images,
@@ -190,7 +203,9 @@ class SessionService:
         events = self._turns.events(work, command, request_id=request_id, stream=command.stream)
         return AnswerStream(lifetime_of(self._store.renewed(session)), events)
 
-    async def generate(self, command: Generate | Chat, request_id: str) -> AnswerStream:
+    async def generate(
+        self, command: Generate | Chat, request_id: str, *, client: str | None = None
+    ) -> AnswerStream:
         """Ask without a session; nothing is recorded.
 
         Raises:
@@ -200,17 +215,17 @@ class SessionService:
         self._check_open()
         check_options(command, self._settings)
         self._texts.check_length(texts_of(command))
-        work = StatelessWork(command, texts=self._texts, images=self._images)
+        work = StatelessWork(command, client=client, texts=self._texts, images=self._images)
         events = self._turns.events(work, command, request_id=request_id, stream=command.stream)
         return AnswerStream(None, events)
 
-    async def cancel(self, session_id: str) -> Cancelled:
+    async def cancel(self, session_id: str, *, client: str | None = None) -> Cancelled:
         """End the session's running prompt, without a trace in its record.
 
         Raises:
             MalformedSessionId, SessionNotFound, SessionClosed, SessionExpired.
         """
-        session = self._store.get(session_id)
+        session = self._store.owned(session_id, client)
         cancelled = self._turns.cancel_session(session_id)
         return Cancelled(lifetime=lifetime_of(session), cancelled=cancelled)
 
@@ -218,15 +233,17 @@ class SessionService:
         """End the prompt of a request, running or waiting; whether there was one."""
         return self._turns.cancel_request(request_id)
 
-    async def describe(self, session_id: str) -> Described:
+    async def describe(self, session_id: str, *, client: str | None = None) -> Described:
         """The record, less its bytes, and where it is cached. Does not renew the lifetime.
 
         Raises:
             MalformedSessionId, SessionNotFound, SessionClosed, SessionExpired.
         """
-        session = self._store.get(session_id)
+        session = self._store.owned(session_id, client)
         prefix = await self._prefix(session)
-        location = await self._engine.locate(prefix.tokens, prefix.images)
+        location = await self._engine.locate(
+            prefix.tokens, prefix.images, salt=salt_of(session.owner)
+        )
         return describe(
             session,
             num_tokens=len(prefix.tokens),
@@ -234,7 +251,7 @@ class SessionService:
             location=location,
         )
 
-    async def fork(self, session_id: str) -> Opened:
+    async def fork(self, session_id: str, *, client: str | None = None) -> Opened:
         """Open another session that shares all that is recorded; a running prompt is not.
 
         Raises:
@@ -242,12 +259,14 @@ class SessionService:
             ModelChanged, TooManySessions, InsufficientStorage.
         """
         self._check_open()
-        self._check_model(self._store.get(session_id))
+        self._check_model(self._store.owned(session_id, client))
         session = await self._store.fork(session_id)
         await self._keep_cached(session, after=session_id)
         return Opened(lifetime=lifetime_of(session), images=image_infos(session))
 
-    async def rewind(self, session_id: str, command: RewindSession) -> Rewound:
+    async def rewind(
+        self, session_id: str, command: RewindSession, *, client: str | None = None
+    ) -> Rewound:
         """Take back the session's last turns, as if they had never been.
 
         Raises:
@@ -255,7 +274,7 @@ class SessionService:
             ModelChanged, SessionBusy, TooFewTurns, InsufficientStorage.
         """
         self._check_open()
-        self._check_model(self._store.get(session_id))
+        self._check_model(self._store.owned(session_id, client))
         return await to_the_end(self._rewind(session_id, command.turns))
 
     async def _rewind(self, session_id: str, num_turns: int) -> Rewound:
@@ -265,13 +284,14 @@ class SessionService:
             await self._keep_cached(session)
         return Rewound(lifetime=lifetime_of(session), rewound=num_turns, turns=len(session.turns))
 
-    async def close_session(self, session_id: str) -> Closed:
+    async def close_session(self, session_id: str, *, client: str | None = None) -> Closed:
         """End a session: its running prompt is cancelled, its images and words are removed.
 
         Raises:
             MalformedSessionId, SessionNotFound, SessionClosed, SessionExpired,
             InsufficientStorage.
         """
+        self._store.owned(session_id, client)
         await self._store.end(session_id)
         await self._let_go(session_id)
         return Closed(session_id=session_id)

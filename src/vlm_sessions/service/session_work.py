@@ -51,12 +51,14 @@ class SessionWork:
         session_id: str,
         command: Prompt | Chat,
         *,
+        client: str | None,
         store: SessionStore,
         texts: TextDesk,
         images: ImageDesk,
         prefilled: Callable[[str], Awaitable[None]],
     ) -> None:
         self._session_id = session_id
+        self._client = client
         self._command = command
         self._store = store
         self._texts = texts
@@ -67,6 +69,10 @@ class SessionWork:
     @property
     def session_id(self) -> str:
         return self._session_id
+
+    @property
+    def client(self) -> str | None:
+        return self._client
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

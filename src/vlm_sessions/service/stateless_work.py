@@ -18,10 +18,22 @@ class StatelessWork:
 
     session_id = None
 
-    def __init__(self, command: Generate | Chat, *, texts: TextDesk, images: ImageDesk) -> None:
+    def __init__(
+        self,
+        command: Generate | Chat,
+        *,
+        client: str | None,
+        texts: TextDesk,
+        images: ImageDesk,
+    ) -> None:
         self._command = command
+        self._client = client
         self._texts = texts
         self._images = images
+
+    @property
+    def client(self) -> str | None:
+        return self._client
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from vlm_sessions.config import Settings
-from vlm_sessions.engine.interface import AsyncEngine
+from vlm_sessions.engine.interface import AsyncEngine, PixelSource
 from vlm_sessions.engine.types import Event, Turn
 from vlm_sessions.errors import DeadlineExceeded, Draining, Internal, VlmError
 from vlm_sessions.logs import get_logger
@@ -25,8 +25,9 @@ from vlm_sessions.protocol.schema import Answer, AnswerEvent, SamplingOptions, T
 from vlm_sessions.service.admission import Admission
 from vlm_sessions.service.generation import Generation, to_sampling
 from vlm_sessions.service.images import ImageDesk
+from vlm_sessions.service.quota import Quota
 from vlm_sessions.service.running import Ending, RunningPrompt, place_in_line
-from vlm_sessions.service.work import PreparedTurn, Work
+from vlm_sessions.service.work import PreparedTurn, Work, salt_of
 
 ENGINE_WAIT_SECONDS = 15.0
 """For an engine that is being replaced; one that takes longer is reported to the client."""
@@ -43,6 +44,7 @@ class TurnRunner:
         engine: AsyncEngine,
         processor: Processor,
         images: ImageDesk,
+        quota: Quota,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -52,6 +54,7 @@ class TurnRunner:
             max_waiting_per_session=settings.max_queued_per_session,
             max_prompts=settings.max_queued,
         )
+        self._quota = quota
         self._running: set[RunningPrompt] = set()
 
     @property
@@ -161,7 +164,7 @@ class TurnRunner:
     async def _answer(self, prompt: RunningPrompt) -> Answer:
         deadline = asyncio.timeout(prompt.limit_seconds)
         try:
-            async with deadline, place_in_line(prompt, self._admission):
+            async with deadline, place_in_line(prompt, self._admission, self._quota):
                 generation = await self._generate_and_hand_over(prompt)
                 if generation.cancelled:
                     return generation.for_client(prompt.lifetime)
@@ -206,7 +209,8 @@ class TurnRunner:
         # The disk works while the device does; the first event waits for both.
         announcing = asyncio.ensure_future(self._announce(prompt))
         try:
-            async with self._submitted(turn, prepared) as events:
+            pixels = self._images.pixel_source(prepared.contents, prompt.work.client)
+            async with self._submitted(turn, pixels) as events:
                 async for event in events:
                     await self._emit(prompt, generation.take(event), announcing)
                     if generation.finished:
@@ -242,14 +246,15 @@ class TurnRunner:
             images=prepared.images,
             sampling=to_sampling(prompt.options, self._settings, room=prepared.max_new_tokens),
             retention=prepared.retention,
+            salt=salt_of(prompt.work.client),
         )
 
     @asynccontextmanager
     async def _submitted(
-        self, turn: Turn, prepared: PreparedTurn
+        self, turn: Turn, pixels: PixelSource
     ) -> AsyncIterator[AsyncIterator[Event]]:
         """The turn's events; leaving the block ends it in the engine."""
-        events = self._engine.submit(turn, self._images.pixel_source(prepared.contents))
+        events = self._engine.submit(turn, pixels)
         try:
             yield events
         finally:

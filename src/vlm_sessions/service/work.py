@@ -45,6 +45,11 @@ class Work(Protocol):
     @property
     def session_id(self) -> str | None: ...
 
+    @property
+    def client(self) -> str | None:
+        """Who asks; ``None`` without API keys."""
+        ...
+
     def in_use(self) -> AbstractContextManager[None]:
         """Held while the prompt waits and runs."""
         ...
@@ -64,6 +69,11 @@ class Work(Protocol):
     async def record(self, answer: FinishedAnswer) -> Lifetime | None:
         """Called once, for an answer that counts."""
         ...
+
+
+def salt_of(client: str | None) -> str:
+    """What sets a client's part of the engine's caches apart; nothing does without API keys."""
+    return client or ""
 
 
 def lifetime_of(session: Session) -> Lifetime:

@@ -2,6 +2,10 @@
 
 They run on the journal's own thread, inside a transaction that it opened. Each can be run again
 after a rollback.
+
+An image's bytes are stored once for all sessions of one owner, under the image's digest with the
+owner's name before it. Stored once for everybody, an opening would be quicker where somebody else
+has shown the same picture, and so would tell.
 """
 
 from __future__ import annotations
@@ -37,12 +41,13 @@ def insert_session(
     """Add a session that was just opened, or forked from one that is open.
 
     Args:
-        contents: digest -> encoded bytes of those of its images that no other session has.
+        contents: digest -> encoded bytes of its images, but for those that a session of the same
+            owner is sure to have.
     """
     connection.execute(
         "INSERT INTO sessions (id, model, state, created_at, last_used_at, expires_at, "
-        "max_expires_at, idle_seconds, system, opening_system, num_opening_images) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "max_expires_at, idle_seconds, system, opening_system, num_opening_images, owner) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             session.id,
             session.model,
@@ -55,6 +60,7 @@ def insert_session(
             session.system,
             session.opening_system,
             session.num_opening_images,
+            session.owner,
         ),
     )
     _insert_images(connection, session, 0, contents)
@@ -126,13 +132,15 @@ def delete_tombstones(connection: sqlite3.Connection, ended_before: float) -> No
     connection.execute("DELETE FROM sessions WHERE ended_at < ?", (ended_before,))
 
 
-def read_image(connection: sqlite3.Connection, digest: str) -> bytes:
+def read_image(connection: sqlite3.Connection, digest: str, owner: str | None) -> bytes:
     """The encoded bytes of an image.
 
     Raises:
-        Internal: no open session has this image.
+        Internal: no open session of this owner has this image.
     """
-    row = connection.execute("SELECT content FROM images WHERE digest = ?", (digest,)).fetchone()
+    row = connection.execute(
+        "SELECT content FROM images WHERE digest = ?", (_stored_name(digest, owner),)
+    ).fetchone()
     if row is None:
         raise Internal("The journal does not hold an image that a session needs.")
     content: bytes = row[0]
@@ -142,11 +150,11 @@ def read_image(connection: sqlite3.Connection, digest: str) -> bytes:
 def read_all(connection: sqlite3.Connection) -> Contents:
     """Every open session and every tombstone."""
     images: dict[str, list[SessionImage]] = {}
-    for session_id, *fields in connection.execute(
+    for session_id, name, *fields in connection.execute(
         "SELECT session_id, digest, width, height, num_tokens, format FROM session_images "
         "ORDER BY session_id, position"
     ):
-        images.setdefault(session_id, []).append(SessionImage(*fields))
+        images.setdefault(session_id, []).append(SessionImage(_digest_of(name), *fields))
     turns: dict[str, list[SessionTurn]] = {}
     for row in connection.execute("SELECT * FROM turns ORDER BY session_id, number"):
         turns.setdefault(row[0], []).append(_turn(row))
@@ -156,14 +164,14 @@ def read_all(connection: sqlite3.Connection) -> Contents:
         )
         for row in connection.execute(
             "SELECT id, model, created_at, last_used_at, expires_at, max_expires_at, idle_seconds, "
-            "system, opening_system, num_opening_images FROM sessions WHERE state = ?",
+            "system, opening_system, num_opening_images, owner FROM sessions WHERE state = ?",
             (SessionState.OPEN.value,),
         )
     )
     tombstones = tuple(
-        Tombstone(session_id, SessionState(state), ended_at)
-        for session_id, state, ended_at in connection.execute(
-            "SELECT id, state, ended_at FROM sessions WHERE state <> ? ORDER BY ended_at",
+        Tombstone(session_id, SessionState(state), ended_at, owner)
+        for session_id, state, ended_at, owner in connection.execute(
+            "SELECT id, state, ended_at, owner FROM sessions WHERE state <> ? ORDER BY ended_at",
             (SessionState.OPEN.value,),
         )
     )
@@ -218,7 +226,8 @@ def _insert_images(
     # Bytes without a user would never be removed.
     assert contents.keys() <= {image.digest for image in new}
     connection.executemany(
-        "INSERT INTO images VALUES (?, ?) ON CONFLICT DO NOTHING", contents.items()
+        "INSERT INTO images VALUES (?, ?) ON CONFLICT DO NOTHING",
+        ((_stored_name(digest, session.owner), content) for digest, content in contents.items()),
     )
     connection.executemany(
         "INSERT INTO session_images VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -226,7 +235,7 @@ def _insert_images(
             (
                 session.id,
                 position,
-                image.digest,
+                _stored_name(image.digest, session.owner),
                 image.width,
                 image.height,
                 image.num_tokens,
@@ -235,6 +244,15 @@ def _insert_images(
             for position, image in enumerate(new, start=first)
         ),
     )
+
+
+def _stored_name(digest: str, owner: str | None) -> str:
+    """What an image is called in the journal."""
+    return digest if owner is None else f"{owner}:{digest}"
+
+
+def _digest_of(stored_name: str) -> str:
+    return stored_name.rpartition(":")[2]
 
 
 def _turn(row: tuple[str, int, str, bytes, bytes, bytes, str, str]) -> SessionTurn:

@@ -95,7 +95,8 @@ class Journal:
         """Write a session that was just opened, or forked from one that is open.
 
         Args:
-            contents: digest -> encoded bytes of those of its images that no other session has.
+            contents: digest -> encoded bytes of its images, but for those that a session of the
+                same owner is sure to have.
         """
         await self._submit(
             partial(database.insert_session, session=session, contents=dict(contents))
@@ -123,9 +124,9 @@ class Journal:
         """Remove tombstones older than this."""
         await self._submit(partial(database.delete_tombstones, ended_before=ended_before))
 
-    async def read_image(self, digest: str) -> bytes:
-        """The encoded bytes of an image that an open session has."""
-        return await self._submit(partial(database.read_image, digest=digest))
+    async def read_image(self, digest: str, owner: str | None = None) -> bytes:
+        """The encoded bytes of an image that an open session of this owner has."""
+        return await self._submit(partial(database.read_image, digest=digest, owner=owner))
 
     async def _submit(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Have ``work`` done on the thread; it is done even if the caller is cancelled.

@@ -64,7 +64,13 @@ ALTER TABLE sessions ADD COLUMN opening_system TEXT;
 UPDATE sessions SET opening_system = system;
 """
 
-MIGRATIONS: tuple[str, ...] = (_INITIAL, _OPENING_SYSTEM)
+# Older sessions were opened without API keys: they have no owner. Nor have images to be renamed:
+# from now on those of an owner have a name of their own (database.py).
+_OWNER = """
+ALTER TABLE sessions ADD COLUMN owner TEXT;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_INITIAL, _OPENING_SYSTEM, _OWNER)
 """``MIGRATIONS[n]`` turns version ``n`` into version ``n + 1``."""
 
 

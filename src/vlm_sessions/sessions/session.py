@@ -106,6 +106,8 @@ class Session:
     """The system text that the session was opened with. A first turn may bring one in its place."""
     num_opening_images: int
     """How many of ``images`` came with the opening; they belong to the first turn."""
+    owner: str | None = None
+    """The client that opened it, and that alone may use it; ``None``: there were no API keys."""
     images: tuple[SessionImage, ...] = ()
     """In the order in which they came; the same picture sent twice is here twice."""
     turns: tuple[SessionTurn, ...] = ()
@@ -178,6 +180,7 @@ class Session:
             max_seconds=max_seconds,
             system=self.opening_system,
             images=self.images[: self.num_opening_images],
+            owner=self.owner,
         )
         return replace(opened, system=self.system, images=self.images, turns=self.turns)
 
@@ -193,12 +196,14 @@ class Tombstone:
     session_id: str
     state: SessionState
     ended_at: float
+    owner: str | None = None
+    """As the session's: others get 404."""
 
 
 def end_session(session: Session, state: SessionState, now: float) -> Tombstone:
     """The one place where a session ends."""
     assert state in TRANSITIONS[SessionState.OPEN], state
-    return Tombstone(session.id, state, now)
+    return Tombstone(session.id, state, now, session.owner)
 
 
 def open_session(
@@ -209,6 +214,7 @@ def open_session(
     max_seconds: float,
     system: str | None,
     images: tuple[SessionImage, ...],
+    owner: str | None = None,
 ) -> Session:
     """A new record under a fresh id."""
     max_expires_at = now + max_seconds
@@ -223,6 +229,7 @@ def open_session(
         system=system,
         opening_system=system,
         num_opening_images=len(images),
+        owner=owner,
         images=images,
     )
 

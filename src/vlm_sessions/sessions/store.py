@@ -17,6 +17,7 @@ from vlm_sessions.errors import (
 )
 from vlm_sessions.sessions.expiries import Expiries
 from vlm_sessions.sessions.journal import Journal
+from vlm_sessions.sessions.room import Room
 from vlm_sessions.sessions.session import (
     Session,
     SessionImage,
@@ -47,7 +48,7 @@ class SessionStore:
         self._settings = settings
         self._clock = clock
         self._open: dict[str, Session] = {}  # id -> its newest record
-        self._num_opening = 0
+        self._room = Room(most=settings.max_sessions, most_per_owner=settings.max_sessions_per_key)
         self._ended = Tombstones()
         self._expiries = Expiries()
         self._changes: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -60,6 +61,7 @@ class SessionStore:
         contents = await self._journal.load()
         for session in contents.sessions:
             self._put(session)
+            self._room.add(session.owner)
             self._journalled_until[session.id] = session.expires_at
             self._expiries.add(session)
         for tombstone in contents.tombstones:
@@ -84,18 +86,20 @@ class SessionStore:
         system: str | None,
         images: tuple[SessionImage, ...],
         contents: Mapping[str, bytes],
+        owner: str | None = None,
     ) -> Session:
         """Open a session and journal it.
 
         Args:
             model: fingerprint of the processor whose tokens it will hold.
             contents: digest -> encoded bytes of ``images``.
+            owner: the client that alone may use it; ``None`` without API keys.
 
         Raises:
             TooManySessions: as many as allowed are open.
             InsufficientStorage: the journal has no room.
         """
-        await self._make_room()
+        await self._make_room(owner)
         session = open_session(
             model=model,
             now=self._clock(),
@@ -103,18 +107,14 @@ class SessionStore:
             max_seconds=self._settings.session_max_seconds,
             system=system,
             images=images,
+            owner=owner,
         )
 
-        self._num_opening += 1
-
         async def write() -> Session:
-            try:
-                await self._journal.add(session.kept_ahead(), contents)
-            finally:
-                self._num_opening -= 1
+            await self._journal.add(session.kept_ahead(), contents)
             return self._take_in(session)
 
-        return await to_the_end(write())
+        return await self._in_a_place_of(owner, write())
 
     async def fork(self, session_id: str) -> Session:
         """Open another session that shares everything recorded so far, and journal it.
@@ -123,40 +123,42 @@ class SessionStore:
             TooManySessions: as many as allowed are open.
             as ``get``; InsufficientStorage.
         """
-        self.get(session_id)
-        await self._make_room()
-        self._num_opening += 1
+        owner = self.get(session_id).owner
+        await self._make_room(owner)
 
         async def write() -> Session:
-            try:
-                async with self._changing(session_id):
-                    session = self.get(session_id).forked(
-                        now=self._clock(),
-                        idle_seconds=self._settings.session_idle_seconds,
-                        max_seconds=self._settings.session_max_seconds,
-                    )
-                    # The images' bytes are in the journal for as long as the parent is.
-                    await self._journal.add(session.kept_ahead(), {})
-            finally:
-                self._num_opening -= 1
+            async with self._changing(session_id):
+                session = self.get(session_id).forked(
+                    now=self._clock(),
+                    idle_seconds=self._settings.session_idle_seconds,
+                    max_seconds=self._settings.session_max_seconds,
+                )
+                # The images' bytes are in the journal for as long as the parent is.
+                await self._journal.add(session.kept_ahead(), {})
             return self._take_in(session)
 
-        return await to_the_end(write())
+        return await self._in_a_place_of(owner, write())
 
-    def check_room(self) -> None:
+    def check_room(self, owner: str | None = None) -> None:
         """Refuse early what ``open`` would refuse after the images were fetched.
 
         Raises:
             TooManySessions: as many as allowed are open.
         """
-        if len(self._open) + self._num_opening < self._settings.max_sessions:
-            return
-        if self._expiries.any_due(self._clock()):
-            return  # one of them may be over: open() looks closer
-        raise TooManySessions(
-            f"{self._settings.max_sessions} sessions are open, which is the limit. Close one, or "
-            "retry later; VLM_MAX_SESSIONS raises the limit."
-        )
+        if not self._expiries.any_due(self._clock()):  # else one may be over: open() looks closer
+            self._room.check(owner)
+
+    def owned(self, session_id: str, client: str | None) -> Session:
+        """The newest record of an open session, for the client that opened it. To all others it is
+        as if it had never been, also once it has ended.
+
+        Raises:
+            MalformedSessionId, SessionNotFound, SessionClosed, SessionExpired.
+        """
+        known = self._open.get(check_session_id(session_id)) or self._ended.get(session_id)
+        if known is None or known.owner != client:
+            raise _unknown()
+        return self.get(session_id)
 
     def get(self, session_id: str) -> Session:
         """The newest record of an open session.
@@ -300,9 +302,9 @@ class SessionStore:
             session.id for session, outcome in zip(over, outcomes, strict=True) if outcome is None
         )
 
-    async def read_image(self, digest: str) -> bytes:
-        """The encoded bytes of an image that an open session has."""
-        return await self._journal.read_image(digest)
+    async def read_image(self, digest: str, owner: str | None = None) -> bytes:
+        """The encoded bytes of an image that an open session of this owner has."""
+        return await self._journal.read_image(digest, owner)
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -320,15 +322,29 @@ class SessionStore:
                 self._expiries.add(session, not_before=now + 1.0 if in_use else 0.0)
         return over
 
-    async def _make_room(self) -> None:
+    async def _make_room(self, owner: str | None) -> None:
         """End what is over if there is no place else.
 
         Raises:
             TooManySessions: nothing is over.
         """
-        if len(self._open) + self._num_opening >= self._settings.max_sessions:
+        try:
+            self._room.check(owner)
+        except TooManySessions:
             await self.sweep()
-        self.check_room()
+            self._room.check(owner)
+
+    async def _in_a_place_of(self, owner: str | None, write: Awaitable[Session]) -> Session:
+        """Have a new session written; it has its place from now on, before anybody else asks."""
+        self._room.add(owner)
+
+        async def written() -> Session:
+            try:
+                return await write
+            finally:  # what has been taken in counts by itself
+                self._room.remove(owner)
+
+        return await to_the_end(written())
 
     def _changing(self, session_id: str) -> asyncio.Lock:
         """Held while a session's conversation changes in the journal and then in the table, and
@@ -338,6 +354,7 @@ class SessionStore:
     def _take_in(self, session: Session) -> Session:
         """Add a session that has been journalled."""
         self._put(session)
+        self._room.add(session.owner)
         self._note_journalled(session)
         self._expiries.add(session)
         return session
@@ -372,6 +389,7 @@ class SessionStore:
                 await self._journal.end(tombstone)
                 self._journalled_until.pop(session.id, None)
                 if self._open.pop(session.id, None) is not None:
+                    self._room.remove(session.owner)
                     self._ended.add(tombstone)
                     self._expiries.drop_stale(self._open, len(self._open))
 
@@ -385,12 +403,16 @@ class SessionStore:
     def _absent(self, session_id: str) -> SessionClosed | SessionExpired | SessionNotFound:
         tombstone = self._ended.get(session_id)
         if tombstone is None:
-            return SessionNotFound(
-                "No such session here. Open one with open_session and use the id that it returns."
-            )
+            return _unknown()
         if tombstone.state is SessionState.CLOSED:
             return SessionClosed("This session was closed. Open a new one.")
         return _expired()
+
+
+def _unknown() -> SessionNotFound:
+    return SessionNotFound(
+        "No such session here. Open one with open_session and use the id that it returns."
+    )
 
 
 def _expired() -> SessionExpired:

@@ -20,7 +20,7 @@ from tests.support.stub_service import ANSWER_EVENTS, StubService, StubStream, a
 from vlm_sessions.endpoint.stream import StreamBody
 from vlm_sessions.errors import ContextOverflow, DeadlineExceeded, EngineLost
 from vlm_sessions.protocol.http import HttpReply
-from vlm_sessions.protocol.schema import AnswerEvent, Chat, Prompt, TextDelta
+from vlm_sessions.protocol.schema import AnswerEvent, TextDelta
 
 STREAMED = {"type": "prompt", "prompt": "What is this?", "stream": True}
 
@@ -163,7 +163,7 @@ async def test_an_error_while_closing_does_not_spoil_the_answer() -> None:
     service = StubService()
     service_events = BadlyClosing()
 
-    async def prompt(_session: str, _command: Prompt | Chat, _request_id: str, /) -> StubStream:
+    async def prompt(*_: object, client: str | None) -> StubStream:
         return StubStream(None, service_events.play())
 
     service.prompt = prompt  # type: ignore[method-assign]

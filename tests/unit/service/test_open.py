@@ -146,9 +146,9 @@ async def test_only_so_much_is_computed_ahead_at_once(
         images = harness.service._images
         prepare = images._prepare
 
-        async def slowly(digest: str, content: bytes | None) -> PixelImage:
+        async def slowly(digest: str, owner: str | None, content: bytes | None) -> PixelImage:
             await may_go_on.wait()
-            return await prepare(digest, content)
+            return await prepare(digest, owner, content)
 
         monkeypatch.setattr(images, "_prepare", slowly)
         sessions = [await harness.open(PICTURE) for _ in range(4)]
@@ -166,7 +166,7 @@ async def test_an_image_at_hand_does_not_depend_on_a_session_that_is_just_ending
         ending = await harness.open(PICTURE)
         reached, may_go_on = asyncio.Event(), asyncio.Event()
 
-        async def gone(_: str) -> bytes:
+        async def gone(_digest: str, _owner: str | None) -> bytes:
             reached.set()
             await may_go_on.wait()
             raise Internal("The journal does not hold it any more.")

@@ -1,6 +1,7 @@
 """The record: ids, lifetimes, the conversation as tokens."""
 
 import re
+import secrets
 from dataclasses import replace
 
 import pytest
@@ -33,6 +34,11 @@ def test_ids_fit_sagemakers_pattern_and_do_not_repeat() -> None:
     assert all(re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", one) for one in ids)
     # what AWS's notebook asserts, and the 128 bits behind it
     assert all(re.fullmatch(r"ts-seq-[0-9a-f]{32}", one) for one in ids)
+
+
+def test_an_id_is_128_bits_of_the_systems_random_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "token_hex", lambda num_bytes: "5a" * num_bytes)
+    assert new_session_id() == "ts-seq-" + "5a" * 16, "all of it but the prefix"
 
 
 @pytest.mark.parametrize("text", ["", "-a", "a_b", "a b", "a-", "é", "a" * 300, "a" + "-" * 150])

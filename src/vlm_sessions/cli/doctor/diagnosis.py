@@ -19,6 +19,7 @@ def diagnose(settings: Settings) -> list[Finding]:
         machine.haproxy(),
         machine.model(settings),
         machine.port(settings),
+        machine.api_keys(settings),
         machine.state_dir(settings),
         machine.memory(),
     ]

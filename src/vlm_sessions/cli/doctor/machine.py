@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from vlm_sessions.access.key_file import KeyFile
 from vlm_sessions.cli.doctor.finding import Finding, State
 from vlm_sessions.config import Settings
 from vlm_sessions.errors import ConfigError
@@ -115,6 +116,15 @@ def port(settings: Settings) -> Finding:
     except CannotServe as exc:
         return Finding("port", State.MISSING, address, str(exc))
     return Finding("port", State.GOOD, f"{address} is free")
+
+
+def api_keys(settings: Settings) -> Finding:
+    path = settings.api_keys_file
+    try:
+        found = "none asked for" if path is None else f"{len(KeyFile(path).keys())} in {path}"
+    except ConfigError as exc:
+        return Finding("API keys", State.MISSING, str(path), str(exc))
+    return Finding("API keys", State.GOOD, found)
 
 
 def state_dir(settings: Settings) -> Finding:
