@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 
 from vlm_sessions.engine.types import TokenSpan
+from vlm_sessions.model.attention.flat import FlatAttention
 from vlm_sessions.model.attention.interface import AttentionBackend
 from vlm_sessions.model.attention.piece_kernels import (
     fused,
@@ -21,7 +22,7 @@ from vlm_sessions.model.attention.pieces import Kernel, Partial
 from vlm_sessions.model.attention.reference import ReferenceAttention
 from vlm_sessions.model.attention.runs import RunAttention, cut_runs
 from vlm_sessions.model.kv_cache import KVCache, KVShape
-from vlm_sessions.model.native.library import load_library
+from vlm_sessions.model.native.library import Library, load_library
 
 SIZE, NUM_BLOCKS, HEAD_DIM = 16, 200, 32
 SCALE = HEAD_DIM**-0.5
@@ -33,6 +34,22 @@ KERNELS = [
     *([fused, products_for_few] if has_fused() else []),
     *([native_for_few(LIBRARY, two_products, 16)] if LIBRARY else []),
 ]
+
+
+def by_runs(kernel: Kernel) -> Callable[[KVCache], AttentionBackend]:
+    return lambda cache: RunAttention(cache, kernel, scale=SCALE)
+
+
+def flat(library: Library) -> Callable[[KVCache], AttentionBackend]:
+    """In one call, where a step has few rows."""
+    return lambda cache: FlatAttention(
+        library, cache, RunAttention(cache, two_products, scale=SCALE), scale=SCALE
+    )
+
+
+BACKENDS = {kernel.__name__: by_runs(kernel) for kernel in KERNELS}
+if LIBRARY:
+    BACKENDS["flat"] = flat(LIBRARY)
 NUM_KV_HEADS = (1, 2, 4)  # of 4 heads: all share one, pairs share, each has its own
 
 Spans = Sequence[TokenSpan]
@@ -83,7 +100,10 @@ class Both:
     """Two backends over pools that hold the same."""
 
     def __init__(
-        self, kernel: Kernel, num_kv_heads: int, dtype: torch.dtype = torch.float32
+        self,
+        make: Callable[[KVCache], AttentionBackend],
+        num_kv_heads: int,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         torch.manual_seed(0)
         shape = KVShape(2, num_kv_heads, HEAD_DIM, dtype)
@@ -94,7 +114,7 @@ class Both:
         for cache in self.caches:
             cache.keys.copy_(held[0])
             cache.values.copy_(held[1])
-        self.runs: AttentionBackend = RunAttention(self.caches[0], kernel, scale=SCALE)
+        self.tried = make(self.caches[0])
         self.reference: AttentionBackend = ReferenceAttention(self.caches[1], scale=SCALE)
         self._num_kv_heads = num_kv_heads
         self._dtype = dtype
@@ -106,26 +126,27 @@ class Both:
         row = torch.randn(num_tokens, num_heads, HEAD_DIM, dtype=self._dtype)
         attended = [
             backend.plan(spans).attend(LAYER, row[:, :4], row[:, 4:])
-            for backend in (self.runs, self.reference)
+            for backend in (self.tried, self.reference)
         ]
         return attended[0], attended[1]
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("num_kv_heads", NUM_KV_HEADS)
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_every_way_blocks_can_lie_gives_what_plain_attention_gives(
-    kernel: Kernel, num_kv_heads: int, case: str
+    backend: str, num_kv_heads: int, case: str
 ) -> None:
-    both = Both(kernel, num_kv_heads)
+    both = Both(BACKENDS[backend], num_kv_heads)
     attended, expected = both.attend(CASES[case])
     assert (attended - expected).abs().max() < 1e-5
     assert torch.equal(both.caches[0].keys, both.caches[1].keys)
     assert torch.equal(both.caches[0].values, both.caches[1].values)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(20))
-def test_any_step_gives_what_plain_attention_gives(seed: int) -> None:
+def test_any_step_gives_what_plain_attention_gives(seed: int, backend: str) -> None:
     rng = random.Random(seed)
     free = list(range(NUM_BLOCKS))
     if rng.random() < 0.5:
@@ -144,23 +165,23 @@ def test_any_step_gives_what_plain_attention_gives(seed: int) -> None:
                 num_tokens,
             )
         )
-    attended, expected = Both(KERNELS[-1], rng.choice(NUM_KV_HEADS)).attend(spans)
+    attended, expected = Both(BACKENDS[backend], rng.choice(NUM_KV_HEADS)).attend(spans)
     assert (attended - expected).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
-def test_bfloat16_stays_as_close_as_its_digits_allow(kernel: Kernel) -> None:
-    both = Both(kernel, 2, torch.bfloat16)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bfloat16_stays_as_close_as_its_digits_allow(backend: str) -> None:
+    both = Both(BACKENDS[backend], 2, torch.bfloat16)
     for case in CASES.values():
         attended, expected = both.attend(case)
         assert (attended - expected).abs().max() < 0.03
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", CASES)
-def test_slots_beyond_a_context_are_never_read(kernel: Kernel, case: str) -> None:
+def test_slots_beyond_a_context_are_never_read(backend: str, case: str) -> None:
     """Another conversation may have left anything there, and 0 · NaN is NaN."""
-    both = Both(kernel, 2)
+    both = Both(BACKENDS[backend], 2)
     spans = CASES[case]
     needed = {
         slot
@@ -183,7 +204,7 @@ def test_a_shared_prefix_is_read_once_for_all_who_share_it() -> None:
         lengths.append(k.shape[1])
         return two_products(q, k, v, scale, causal)
 
-    both = Both(counting, 4)
+    both = Both(by_runs(counting), 4)
     both.attend(CASES["a_shared_picture"])
     assert sorted(lengths) == sorted([192, *(9 + 7 * n for n in range(4))])
 
@@ -197,7 +218,7 @@ def test_a_run_is_read_where_it_lies() -> None:
         seen.append((k.untyped_storage().data_ptr(), v.untyped_storage().data_ptr()))
         return two_products(q, k, v, scale, causal)
 
-    both = Both(looking, 4)
+    both = Both(by_runs(looking), 4)
     both.attend(CASES["several_runs"])
     pool = both.caches[0].keys.untyped_storage().data_ptr()
     assert seen == [(pool, pool)] * 3
@@ -212,7 +233,7 @@ def test_short_runs_are_copied_together() -> None:
         lengths.append(k.shape[1])
         return two_products(q, k, v, scale, causal)
 
-    Both(counting, 4).attend(CASES["a_run_and_scattered"])
+    Both(by_runs(counting), 4).attend(CASES["a_run_and_scattered"])
     assert lengths == [320, 51]
 
 

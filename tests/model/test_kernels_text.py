@@ -20,6 +20,8 @@ from transformers import (
 
 from vlm_sessions.config import Settings
 from vlm_sessions.engine.types import TokenSpan
+from vlm_sessions.model.attention.flat import FlatAttention
+from vlm_sessions.model.attention.interface import AttentionBackend
 from vlm_sessions.model.attention.piece_kernels import choose_piece_kernel
 from vlm_sessions.model.attention.reference import ReferenceAttention
 from vlm_sessions.model.attention.runs import RunAttention
@@ -127,13 +129,16 @@ def steps(text: TextModel, shape: KVShape, kernels: str) -> list[torch.Tensor]:
     return logits
 
 
-def choose_attention(
-    cache: KVCache, kernels: str, scale: float
-) -> ReferenceAttention | RunAttention:
+def choose_attention(cache: KVCache, kernels: str, scale: float) -> AttentionBackend:
     if kernels == "reference":
         return ReferenceAttention(cache, scale=scale)
-    kernel = choose_piece_kernel(cache.keys.dtype, cache.keys.shape[-1], load_library())
-    return RunAttention(cache, kernel, scale=scale)
+    library, head_dim = load_library(), cache.keys.shape[-1]
+    by_runs = RunAttention(
+        cache, choose_piece_kernel(cache.keys.dtype, head_dim, library), scale=scale
+    )
+    if library is None or not library.attends(cache.keys.dtype, head_dim):
+        return by_runs
+    return FlatAttention(library, cache, by_runs, scale=scale)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

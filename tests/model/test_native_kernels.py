@@ -19,6 +19,7 @@ from vlm_sessions.model.native.library import (
     Library,
     load_library,
 )
+from vlm_sessions.model.text.operations import NativeOperations, Operations, TorchOperations
 
 COMPILER = shutil.which("cc")
 BUILT = build.usable()
@@ -63,6 +64,48 @@ def test_a_product_goes_through_infinities_and_what_is_no_number(library: Librar
     assert infinite.isinf().all()
     assert undefined.isnan().all()
     assert (plain == 0).all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("num_rows", [1, 8, 20])
+def test_a_bias_and_other_rows_are_added(
+    library: Library, num_rows: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    rows, weight = torch.randn(num_rows, 64).to(dtype), torch.randn(48, 64).to(dtype)
+    bias, others = torch.randn(48).to(dtype), torch.randn(num_rows, 48).to(dtype)
+    product = rows.double() @ weight.double().T
+    for added, more in ((bias, None), (None, others), (bias, others)):
+        expected = product.clone()
+        for term in (added, more):
+            if term is not None:
+                expected += term.double()
+        result = library.linear(rows, weight, added, more).double()
+        assert ((result - expected).abs() / (1 + expected.abs())).max() < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_norm_rotation_and_gate_are_what_they_are_by_torch(
+    library: Library, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    both: tuple[Operations, ...] = (NativeOperations(library), TorchOperations())
+    rows, weight = torch.randn(5, 128).to(dtype), torch.randn(128).to(dtype)
+    for extreme in (1.0, 100.0):
+        pairs = [(o.norm(rows * extreme, weight, 1e-5), o.gate(rows * extreme)) for o in both]
+        for native, torchs in zip(*pairs, strict=True):
+            difference = (native - torchs).abs() / (1 + torchs.abs())
+            assert difference.max() < TOLERANCE[dtype]
+    angles = torch.rand(5, 16) * 6
+    cos, sin = torch.cat((angles, angles), -1).cos(), torch.cat((-angles, angles), -1).sin()
+    heads = torch.randn(5, 4, 32).to(dtype)
+    turned = [heads.clone(), heads.clone()]
+    for operations, some in zip(both, turned, strict=True):
+        rotation = operations.rotation(cos.to(dtype), sin.to(dtype))
+        operations.rotate_(some[:, :3], rotation)
+    assert (turned[0] - turned[1]).abs().max() < TOLERANCE[dtype] * 4
+    assert torch.equal(turned[0][:, 3], heads[:, 3]), "not among those to be turned"
+    assert not torch.equal(turned[0], heads)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

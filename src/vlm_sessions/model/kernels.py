@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from vlm_sessions.config import Settings
+from vlm_sessions.model.attention.flat import FlatAttention
 from vlm_sessions.model.attention.gpu import choose_paged_kernel
 from vlm_sessions.model.attention.interface import AttentionBackend
 from vlm_sessions.model.attention.paged import PagedAttention
@@ -96,7 +97,15 @@ def _run_attention(
 ) -> Callable[[KVCache], AttentionBackend]:
     library = _library(settings, loaded)
     kernel = choose_piece_kernel(loaded.dtype, kv_shape.head_dim, library)
-    return lambda cache: RunAttention(cache, kernel, scale=kv_shape.head_dim**-0.5)
+    scale = kv_shape.head_dim**-0.5
+
+    def make(cache: KVCache) -> AttentionBackend:
+        by_runs = RunAttention(cache, kernel, scale=scale)
+        if library is None or not library.attends(loaded.dtype, kv_shape.head_dim):
+            return by_runs
+        return FlatAttention(library, cache, by_runs, scale=scale)
+
+    return make
 
 
 def paged_kernels(

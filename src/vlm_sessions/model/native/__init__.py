@@ -3,8 +3,10 @@
 build.py      compiles the sources, once for each kind of processor (`python -m …native.build`)
 library.py    the one that this processor can run, as functions of tensors; or why there is none
 vectors.h     one source for every width of vector
+functions.h   e^x and the like of vectors
 linear.c      few rows times a weight: linear.h by vectors, tiles.h by Intel's AMX
-attend.c      few queries over a run of keys: attend.h
+attend.c      a step's attention in one layer, or few queries over a run of keys: attend.h
+glue.c        norm, rotation and gate: glue.h
 
 Without a compiler nothing is missing: torch's products do the same, in more time. Why C, and what
 it gains: docs/decisions/0031-kernels-in-c.md.

@@ -1,8 +1,9 @@
-/* Attention of few queries over keys and values as they lie: see attention/native_kernel.py. */
+/* Attention of few queries over keys and values as they lie: library.py says how it is called. */
 
 #include <math.h>
+#include <stdlib.h>
 
-#include "vectors.h"
+#include "functions.h"
 
 #define CHUNK 64
 #define GROUP 4
@@ -10,61 +11,78 @@
 #define LINE 64 /* bytes of a cache line */
 #define UNROLL_PAIRS _Pragma("GCC unroll 4")
 
+/* One query of one head, and what it has seen. Numbers are in the order of pairs. */
+struct state {
+  float *query;  /* [dim], scaled */
+  float *values; /* [dim], weighted against ``top`` */
+  float top, total;
+};
+
+struct room {
+  struct state *states;
+  float *numbers;
+};
+
+/* What follows is laid out by attention/flat.py, all in 64 bits. */
+
+/* A run of slots that rows of a family read. Row ``r`` of them sees the first ``visible + r``. */
+struct part {
+  int64_t first_row, num_rows; /* in the family */
+  int64_t first_slot, length, visible;
+};
+
+/* Rows that have a part in common. */
+struct family {
+  int64_t first_row, num_rows; /* in ``order`` */
+  int64_t first_part, num_parts;
+};
+
+struct step {
+  int64_t num_rows, num_kv_heads, queries_a_head, dim, num_slots, num_families, num_threads;
+  double scale;
+  const int64_t *slots; /* of each row */
+  const int64_t *order; /* rows, family by family */
+  const struct family *families;
+  const struct part *parts;
+};
+
+static int make_room(struct room *room, long num_queries, long dim) {
+  room->states = malloc(num_queries * sizeof(struct state));
+  room->numbers = malloc(num_queries * 2 * dim * sizeof(float));
+  if (room->states != NULL && room->numbers != NULL) return 1;
+  free(room->states);
+  free(room->numbers);
+  return 0;
+}
+
+static void free_room(struct room *room) {
+  free(room->states);
+  free(room->numbers);
+}
+
 INLINE void prefetch(const void *from, long size) {
   for (long at = 0; at < size; at += LINE) __builtin_prefetch((const char *)from + at, 0, 1);
 }
 
-INLINE vec larger(vec a, vec b) {
-  const ints is_larger = a > b;
-  ints x, y;
-  BITCAST(x, a);
-  BITCAST(y, b);
-  x = (x & is_larger) | (y & ~is_larger);
-  BITCAST(a, x);
-  return a;
-}
-
-/* e^x for x <= 0, by 2^k * e^r with |r| <= ln(2) / 2; the polynomial is that of Cephes' expf. Relative
-   error below 2e-7; 0 below -87. */
-INLINE vec exponential(vec x) {
-  const vec zero = {0}, to_integer = zero + 12582912.0f; /* 1.5 * 2^23 */
-  const ints is_normal = x > zero - 87.0f;
-  vec k = x * 1.44269504f + to_integer;
-  ints exponent, result;
-  BITCAST(exponent, k);
-  k -= to_integer;
-  const vec r = x - k * 0.693359375f + k * 2.12194440e-4f;
-  vec e = zero + 1.9875691500e-4f;
-  e = e * r + 1.3981999507e-3f;
-  e = e * r + 8.3334519073e-3f;
-  e = e * r + 4.1665795894e-2f;
-  e = e * r + 1.6666665459e-1f;
-  e = e * r + 5.0000001201e-1f;
-  e = e * r * r + r + 1.0f;
-  BITCAST(result, e);
-  result = (result + (exponent << 23)) & is_normal;
-  BITCAST(e, result);
-  return e;
-}
-
-/* Turns scores [CHUNK], of which ``size`` are there, into weights against the largest score so far.
-   Returns what all earlier sums are to be multiplied by. */
-INLINE float weigh(float *scores, int size, float *top, float *total) {
-  const vec zero = {0};
+/* Turns ``size`` scores, of which the first ``num_seen`` count, into weights against the largest so far;
+   CHUNK of them can be written. Returns what the state's values are to be multiplied by. */
+INLINE float weigh(float *scores, int size, long num_seen, struct state *state) {
+  for (long k = num_seen < 0 ? 0 : num_seen; k < size; k++) scores[k] = -INFINITY;
   for (int k = size; k % LANES; k++) scores[k] = -INFINITY;
   vec largest = load(scores);
   for (int k = LANES; k < size; k += LANES) largest = larger(largest, load(scores + k));
-  float new_top = *top;
-  for (int lane = 0; lane < LANES; lane++) new_top = fmaxf(new_top, largest[lane]);
-  const float rescale = expf(*top - new_top);
-  vec sums = zero;
+  float top = state->top;
+  for (int lane = 0; lane < LANES; lane++) top = fmaxf(top, largest[lane]);
+  if (top == -INFINITY) top = 0; /* nothing seen yet: all weights are 0 */
+  const float rescale = expf(state->top - top);
+  vec sums = {0};
   for (int k = 0; k < size; k += LANES) {
-    const vec weights = exponential(load(scores + k) - new_top);
+    const vec weights = exponential(load(scores + k) - top);
     store(scores + k, weights);
     sums += weights;
   }
-  *top = new_top;
-  *total = *total * rescale + sum(sums);
+  state->top = top;
+  state->total = state->total * rescale + sum(sums);
   return rescale;
 }
 

@@ -1,23 +1,18 @@
-/* Softmax over a run of keys, and the sums that parts of a context are put together by. Included once
-   for each KIND.
+/* Softmax over runs of keys, part by part. Included once for each KIND.
 
-   Up to GROUP queries at a time read CHUNK keys and then as many values, with the largest score so far
-   as the reference (Milakov and Gimelshein, arXiv:1805.02867; Dao et al., arXiv:2205.14135). All sums
-   are float32. While keys are read, their values are on their way, and then the next keys. */
+   A query's state is what was added up so far: the largest score, the sum of the weights against it,
+   and the weighted values (Milakov and Gimelshein, arXiv:1805.02867; Dao et al., arXiv:2205.14135).
+   All of it is float32, so parts of a context may come in any order and lie anywhere.
 
-INLINE void NAME(attend_group)(const TYPE *queries, const TYPE *keys, const TYPE *values, TYPE *out,
-                               float *lse, long length, const int dim, float scale,
-                               const int num_queries) {
+   Up to GROUP queries at a time read CHUNK keys and then as many values. While keys are read their
+   values are on their way, and then the next keys. */
+
+INLINE void NAME(add_run)(struct state *states, const TYPE *keys, const TYPE *values,
+                          const long *visible, const int dim, const int num_queries) {
   const int num_pairs = dim / PAIR;
-  float wide[GROUP][MAX_DIM], scores[GROUP][CHUNK], top[GROUP], total[GROUP];
-  vec sums[GROUP][MAX_DIM / LANES];
-  for (int q = 0; q < num_queries; q++) {
-    for (int d = 0; d < dim; d++)
-      wide[q][NAME(place)(d)] = NAME(widen)(queries[q * dim + d]) * scale;
-    for (int d = 0; d < 2 * num_pairs; d++) sums[q][d] = (vec){0};
-    top[q] = -INFINITY;
-    total[q] = 0;
-  }
+  float scores[GROUP][CHUNK];
+  long length = 0;
+  for (int q = 0; q < num_queries; q++) length = visible[q] > length ? visible[q] : length;
   for (long start = 0; start < length; start += CHUNK) {
     const int size = length - start < CHUNK ? (int)(length - start) : CHUNK;
     const TYPE *key = keys + start * dim, *value = values + start * dim;
@@ -29,16 +24,20 @@ INLINE void NAME(attend_group)(const TYPE *queries, const TYPE *keys, const TYPE
         vec first, second;
         NAME(load_pair)(key + k * dim + p * PAIR, &first, &second);
         UNROLL for (int q = 0; q < num_queries; q++) {
-          score[q] += first * load(wide[q] + p * PAIR);
-          score[q] += second * load(wide[q] + p * PAIR + LANES);
+          score[q] += first * load(states[q].query + p * PAIR);
+          score[q] += second * load(states[q].query + p * PAIR + LANES);
         }
       }
       UNROLL for (int q = 0; q < num_queries; q++) scores[q][k] = sum(score[q]);
     }
     for (int q = 0; q < num_queries; q++) {
-      const float rescale = weigh(scores[q], size, &top[q], &total[q]);
-      for (int d = 0; d < 2 * num_pairs; d++) sums[q][d] *= rescale;
+      const float rescale = weigh(scores[q], size, visible[q] - start, &states[q]);
+      for (int d = 0; d < dim; d += LANES)
+        store(states[q].values + d, load(states[q].values + d) * rescale);
     }
+    vec sums[GROUP][MAX_DIM / LANES];
+    UNROLL for (int q = 0; q < num_queries; q++)
+      for (int p = 0; p < 2 * num_pairs; p++) sums[q][p] = load(states[q].values + p * LANES);
     for (int k = 0; k < size; k++) {
       prefetch(key + (CHUNK + k) * dim, dim * sizeof(TYPE));
       UNROLL_PAIRS for (int p = 0; p < num_pairs; p++) {
@@ -50,43 +49,119 @@ INLINE void NAME(attend_group)(const TYPE *queries, const TYPE *keys, const TYPE
         }
       }
     }
-  }
-  for (int q = 0; q < num_queries; q++) {
-    for (int d = 0; d < 2 * num_pairs; d++) store(wide[q] + d * LANES, sums[q][d] / total[q]);
-    for (int d = 0; d < dim; d++) out[q * dim + d] = NAME(narrow)(wide[q][NAME(place)(d)]);
-    lse[q] = top[q] + logf(total[q]);
+    UNROLL for (int q = 0; q < num_queries; q++)
+      for (int p = 0; p < 2 * num_pairs; p++) store(states[q].values + p * LANES, sums[q][p]);
   }
 }
 
-INLINE void NAME(attend_head)(const TYPE *queries, const TYPE *keys, const TYPE *values, TYPE *out,
-                              float *lse, long num_queries, long length, const int dim,
-                              float scale) {
-  for (; num_queries > 0; num_queries -= GROUP) {
-    switch (num_queries) {
-      case 1: NAME(attend_group)(queries, keys, values, out, lse, length, dim, scale, 1); break;
-      case 2: NAME(attend_group)(queries, keys, values, out, lse, length, dim, scale, 2); break;
-      case 3: NAME(attend_group)(queries, keys, values, out, lse, length, dim, scale, 3); break;
-      default: NAME(attend_group)(queries, keys, values, out, lse, length, dim, scale, GROUP);
+/* States over one run. Row ``r``, of which there are ``a_row`` queries each, sees the first
+   ``visible + r`` keys of it. */
+INLINE void NAME(add_part)(struct state *states, const TYPE *keys, const TYPE *values,
+                           long num_queries, long a_row, long length, long visible, const int dim) {
+  for (long first = 0; first < num_queries; first += GROUP) {
+    struct state *some = states + first;
+    long seen[GROUP];
+    for (int q = 0; q < GROUP; q++) {
+      seen[q] = visible + (first + q) / a_row;
+      if (seen[q] > length) seen[q] = length;
     }
-    queries += GROUP * dim;
-    out += GROUP * dim;
-    lse += GROUP;
+    switch (num_queries - first) {
+      case 1: NAME(add_run)(some, keys, values, seen, dim, 1); break;
+      case 2: NAME(add_run)(some, keys, values, seen, dim, 2); break;
+      case 3: NAME(add_run)(some, keys, values, seen, dim, 3); break;
+      default: NAME(add_run)(some, keys, values, seen, dim, GROUP);
+    }
   }
 }
 
-void NAME(attend)(const TYPE *queries, const TYPE *keys, const TYPE *values, TYPE *out, float *lse,
-                  long num_heads, long num_queries, long length, long dim, long query_stride,
-                  long key_stride, float scale, int num_threads) {
+static void NAME(add)(struct state *states, const TYPE *keys, const TYPE *values, long num_queries,
+                      long a_row, long length, long visible, long dim) {
+  switch (dim) { /* known to the compiler where it is usual */
+    case 64: NAME(add_part)(states, keys, values, num_queries, a_row, length, visible, 64); break;
+    case 128: NAME(add_part)(states, keys, values, num_queries, a_row, length, visible, 128); break;
+    default: NAME(add_part)(states, keys, values, num_queries, a_row, length, visible, (int)dim);
+  }
+}
+
+/* A state for a query [dim], whose memory is ``room`` [2, dim]. */
+INLINE void NAME(begin)(struct state *state, const TYPE *query, float scale, long dim, float *room) {
+  *state = (struct state){.query = room, .values = room + dim, .top = -INFINITY};
+  for (long d = 0; d < dim; d++) {
+    state->query[NAME(place)(d)] = NAME(widen)(query[d]) * scale;
+    state->values[d] = 0;
+  }
+}
+
+INLINE void NAME(end)(const struct state *state, TYPE *out, long dim) {
+  for (long d = 0; d < dim; d++)
+    out[d] = NAME(narrow)(state->values[NAME(place)(d)] / state->total);
+}
+
+/* Queries [num_heads, num_queries, dim] over one run of keys and values [num_heads, length, dim] into
+   out, which is like the queries, and lse [num_heads, num_queries]. Returns 0, or 1 without memory. */
+int NAME(attend)(const TYPE *queries, const TYPE *keys, const TYPE *values, TYPE *out, float *lse,
+                 long num_heads, long num_queries, long length, long dim, long query_stride,
+                 long key_stride, float scale, int num_threads) {
+  struct room room;
+  if (!make_room(&room, num_heads * num_queries, dim)) return 1;
 #pragma omp parallel for num_threads(num_threads) schedule(static)
   for (long h = 0; h < num_heads; h++) {
-    const TYPE *q = queries + h * query_stride, *k = keys + h * key_stride,
-               *v = values + h * key_stride;
-    TYPE *to = out + h * num_queries * dim;
-    float *sums = lse + h * num_queries;
-    switch (dim) { /* known to the compiler where it is usual */
-      case 64: NAME(attend_head)(q, k, v, to, sums, num_queries, length, 64, scale); break;
-      case 128: NAME(attend_head)(q, k, v, to, sums, num_queries, length, 128, scale); break;
-      default: NAME(attend_head)(q, k, v, to, sums, num_queries, length, (int)dim, scale);
+    struct state *states = room.states + h * num_queries;
+    for (long q = 0; q < num_queries; q++)
+      NAME(begin)(states + q, queries + h * query_stride + q * dim, scale, dim,
+                  room.numbers + (h * num_queries + q) * 2 * dim);
+    NAME(add)(states, keys + h * key_stride, values + h * key_stride, num_queries, 1, length,
+              length, dim);
+    for (long q = 0; q < num_queries; q++) {
+      NAME(end)(states + q, out + (h * num_queries + q) * dim, dim);
+      lse[h * num_queries + q] = states[q].top + logf(states[q].total);
     }
   }
+  free_room(&room);
+  return 0;
+}
+
+/* A whole step in one layer: write keys and values of rows to their slots, then let every row attend.
+   See attention/flat.py, which lays the step out. Returns 0, or 1 without memory. */
+int NAME(attend_step)(const struct step *step, const TYPE *queries, const TYPE *keys_values,
+                      TYPE *pool, TYPE *out, long row_stride) {
+  const long dim = step->dim, num_kv_heads = step->num_kv_heads, a_row = step->queries_a_head;
+  const long head = step->num_slots * dim, num_queries = step->num_rows * a_row;
+  TYPE *pool_values = pool + num_kv_heads * head;
+  struct room room;
+  if (!make_room(&room, num_kv_heads * num_queries, dim)) return 1;
+  for (long r = 0; r < step->num_rows; r++)
+    for (long h = 0; h < num_kv_heads; h++) {
+      const TYPE *key = keys_values + r * row_stride + h * dim;
+      const long at = h * head + step->slots[r] * dim;
+      memcpy(pool + at, key, dim * sizeof(TYPE));
+      memcpy(pool_values + at, key + num_kv_heads * dim, dim * sizeof(TYPE));
+    }
+#pragma omp parallel for num_threads(step->num_threads) collapse(2) schedule(dynamic)
+  for (long f = 0; f < step->num_families; f++)
+    for (long h = 0; h < num_kv_heads; h++) {
+      const struct family *family = step->families + f;
+      const long first = h * num_queries + family->first_row * a_row;
+      struct state *states = room.states + first;
+      for (long r = 0; r < family->num_rows; r++) {
+        const long row = step->order[family->first_row + r];
+        for (long q = 0; q < a_row; q++)
+          NAME(begin)(states + r * a_row + q, queries + row * row_stride + (h * a_row + q) * dim,
+                      step->scale, dim, room.numbers + (first + r * a_row + q) * 2 * dim);
+      }
+      for (long p = 0; p < family->num_parts; p++) {
+        const struct part *part = step->parts + family->first_part + p;
+        const long at = h * head + part->first_slot * dim;
+        NAME(add)(states + part->first_row * a_row, pool + at, pool_values + at,
+                  part->num_rows * a_row, a_row, part->length, part->visible, dim);
+      }
+      for (long r = 0; r < family->num_rows; r++) {
+        const long row = step->order[family->first_row + r];
+        for (long q = 0; q < a_row; q++)
+          NAME(end)(states + r * a_row + q,
+                    out + ((row * num_kv_heads + h) * a_row + q) * dim, dim);
+      }
+    }
+  free_room(&room);
+  return 0;
 }

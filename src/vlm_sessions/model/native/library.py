@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -24,8 +24,26 @@ _NUM_OUT = 16
 """Output features come in multiples of it."""
 
 _Types = Sequence[type[ctypes.c_void_p | ctypes.c_long | ctypes.c_float | ctypes.c_int]]
-_LINEAR: _Types = (*[ctypes.c_void_p] * 3, *[ctypes.c_long] * 3, ctypes.c_int)
-_ATTEND: _Types = (*[ctypes.c_void_p] * 5, *[ctypes.c_long] * 6, ctypes.c_float, ctypes.c_int)
+_P, _L, _F, _I = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
+_SIGNATURES: dict[str, _Types] = {
+    "linear": (_P, _P, _P, _P, _P, _L, _L, _L, _I),
+    "attend": (_P, _P, _P, _P, _P, _L, _L, _L, _L, _L, _L, _F, _I),
+    "attend_step": (_P, _P, _P, _P, _P, _L),
+    "norm": (_P, _P, _P, _L, _L, _F),
+    "rotate": (_P, _P, _P, _L, _L, _L, _L),
+    "gate": (_P, _P, _L, _L),
+}
+
+
+class StepStruct(ctypes.Structure):
+    """``struct step`` of attend.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("num_rows", "num_kv_heads", "queries_a_head", "dim")),
+        *((name, ctypes.c_int64) for name in ("num_slots", "num_families", "num_threads")),
+        ("scale", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("slots", "order", "families", "parts")),
+    )
 
 
 class Library:
@@ -44,12 +62,12 @@ class Library:
         if library.prepare() != 0:
             raise OSError(f"the system does not allow what {path.name} needs")
         self.name = path.stem
-        self._linear = {dtype: library[f"linear_{kind}"] for dtype, kind in DTYPES.items()}
-        self._attend = {dtype: library[f"attend_{kind}"] for dtype, kind in DTYPES.items()}
-        for function in self._linear.values():
-            function.argtypes = _LINEAR
-        for function in self._attend.values():
-            function.argtypes = _ATTEND
+        self._functions: dict[tuple[str, torch.dtype], Callable[..., int]] = {}
+        for name, types in _SIGNATURES.items():
+            for dtype, kind in DTYPES.items():
+                function = library[f"{name}_{kind}"]
+                function.argtypes = types
+                self._functions[name, dtype] = function
 
     def multiplies(self, weight: torch.Tensor) -> bool:
         """Whether ``linear`` can take a weight ``[num_out, num_in]``."""
@@ -62,9 +80,18 @@ class Library:
             and num_out % _NUM_OUT == 0
         )
 
-    def linear(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """``[num_rows, num_out]`` of rows ``[num_rows, num_in]``, at most ``MAX_ROWS``, of the
-        weight's dtype.
+    def linear(
+        self,
+        rows: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        others: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """``rows @ weight.T + bias + others``, ``[num_rows, num_out]``, all of the weight's dtype.
+
+        Args:
+            rows: ``[num_rows, num_in]``, at most ``MAX_ROWS``.
+            others: contiguous, like the result.
 
         Raises:
             MemoryError: for the copy of the rows that it works with.
@@ -72,17 +99,50 @@ class Library:
         rows = rows.contiguous()
         num_rows, num_in = rows.shape
         out = rows.new_empty(num_rows, len(weight))
-        failed = self._linear[weight.dtype](
+        self._call(
+            "linear",
+            rows.dtype,
             weight.data_ptr(),
             rows.data_ptr(),
+            bias.data_ptr() if bias is not None else None,
+            others.data_ptr() if others is not None else None,
             out.data_ptr(),
             num_rows,
             num_in,
             len(weight),
             torch.get_num_threads(),
         )
-        if failed:
-            raise MemoryError("There is no memory for the rows of a matrix product.")
+        return out
+
+    def norms(self, dtype: torch.dtype, size: int) -> bool:
+        """Whether ``norm`` and ``gate`` can take rows of this kind."""
+        return dtype in DTYPES and size % _ALIGNMENT == 0
+
+    def norm(self, rows: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """The root mean square norm of contiguous rows ``[num_rows, size]``."""
+        out = torch.empty_like(rows)
+        num_rows, size = rows.shape
+        pointers = rows.data_ptr(), weight.data_ptr(), out.data_ptr()
+        self._call("norm", rows.dtype, *pointers, num_rows, size, eps)
+        return out
+
+    def rotate_(self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        """Turn ``[num_rows, num_heads, head_dim]``: ``x * cos + (x with halves swapped) * sin``.
+
+        Args:
+            heads: each row's in one piece.
+            cos: ``[num_rows, head_dim]`` float32, contiguous.
+            sin: likewise, its first half negated.
+        """
+        num_rows, num_heads, dim = heads.shape
+        pointers = heads.data_ptr(), cos.data_ptr(), sin.data_ptr()
+        self._call("rotate", heads.dtype, *pointers, num_rows, num_heads, dim, heads.stride(0))
+
+    def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """``silu(gate) * up`` of contiguous rows ``[num_rows, 2 * size]``: ``[num_rows, size]``."""
+        num_rows, size = gate_up.shape[0], gate_up.shape[1] // 2
+        out = gate_up.new_empty(num_rows, size)
+        self._call("gate", gate_up.dtype, gate_up.data_ptr(), out.data_ptr(), num_rows, size)
         return out
 
     def attends(self, dtype: torch.dtype, head_dim: int) -> bool:
@@ -106,7 +166,9 @@ class Library:
             keys, values = keys.contiguous(), values.contiguous()
         out = queries.new_empty(num_heads, num_rows, head_dim)
         sums = torch.empty(num_heads, num_rows)
-        self._attend[queries.dtype](
+        self._call(
+            "attend",
+            queries.dtype,
             queries.data_ptr(),
             keys.data_ptr(),
             values.data_ptr(),
@@ -122,6 +184,38 @@ class Library:
             torch.get_num_threads(),
         )
         return out, sums
+
+    def attend_step(
+        self,
+        step: StepStruct,
+        queries: torch.Tensor,
+        keys_values: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> torch.Tensor:
+        """One layer of a step: see ``attention/flat.py``.
+
+        Args:
+            queries: ``[num_rows, num_heads, head_dim]``.
+            keys_values: ``[num_rows, 2 * num_kv_heads, head_dim]``, rows as far from each other as
+                the queries'.
+            slots: the layer's ``[2, num_kv_heads, num_slots, head_dim]``, contiguous.
+        """
+        out = queries.new_empty(queries.shape)
+        self._call(
+            "attend_step",
+            queries.dtype,
+            ctypes.addressof(step),
+            queries.data_ptr(),
+            keys_values.data_ptr(),
+            slots.data_ptr(),
+            out.data_ptr(),
+            queries.stride(0),
+        )
+        return out
+
+    def _call(self, name: str, dtype: torch.dtype, *arguments: object) -> None:
+        if self._functions[name, dtype](*arguments):
+            raise MemoryError(f"There is no memory for what {name} works with.")
 
 
 @cache

@@ -1,4 +1,4 @@
-/* Matrix products of few rows with weights as they lie in memory: see text/native_linear.py. */
+/* Matrix products of few rows with weights as they lie in memory: library.py says how they are called. */
 
 #include <stdlib.h>
 
@@ -28,23 +28,25 @@
 #include "tiles.h"
 #endif
 
-void linear_f32(const float *weight, const float *rows, float *out, long num_rows, long num_in,
-                long num_out, int num_threads) {
-  multiply_f32(weight, rows, out, num_rows, num_in, num_out, num_threads);
+/* Both return 0, or 1 where there is no memory for the rows as the product wants them. */
+int linear_f32(const float *weight, const float *rows, const float *bias, const float *others,
+               float *out, long num_rows, long num_in, long num_out, int num_threads) {
+  multiply_f32(weight, rows, bias, others, out, num_rows, num_in, num_out, num_threads);
+  return 0;
 }
 
-/* Returns 0, or 1 where there is no memory for the arranged rows. */
-int linear_bf16(const bf16 *weight, const bf16 *rows, bf16 *out, long num_rows, long num_in,
-                long num_out, int num_threads) {
+int linear_bf16(const bf16 *weight, const bf16 *rows, const bf16 *bias, const bf16 *others,
+                bf16 *out, long num_rows, long num_in, long num_out, int num_threads) {
 #ifdef __AMX_BF16__
-  if (num_rows > 1) return by_tiles(weight, rows, out, num_rows, num_in, num_out, num_threads);
+  if (num_rows > 1)
+    return by_tiles(weight, rows, bias, others, out, num_rows, num_in, num_out, num_threads);
 #endif
   float *arranged = malloc(num_rows * num_in * sizeof(float));
   if (arranged == NULL) return 1;
   for (long r = 0; r < num_rows; r++)
     for (long i = 0; i < num_in; i++)
       arranged[r * num_in + place_bf16(i)] = widen(rows[r * num_in + i]);
-  multiply_bf16(weight, arranged, out, num_rows, num_in, num_out, num_threads);
+  multiply_bf16(weight, arranged, bias, others, out, num_rows, num_in, num_out, num_threads);
   free(arranged);
   return 0;
 }

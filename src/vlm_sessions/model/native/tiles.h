@@ -1,4 +1,4 @@
-/* rows @ weight.T in bfloat16 by the processor's tiles (Intel AMX): 16 x 16 sums of 16 x 32 numbers at
+/* rows @ weight.T + bias + others in bfloat16 by the processor's tiles (Intel AMX): 16 x 16 sums of 16 x 32 numbers at
    a time. A tile of the weight is read as it lies; the few rows are laid out once for all of it, two
    numbers of a row beside each other, as the instruction wants its second operand.
 
@@ -69,8 +69,8 @@ INLINE void tile_sums(const bf16 *weight, const bf16 *rows, float *sums, long nu
   if (num_tiles > 3) _tile_stored(3, sums + 3 * TILE_SUMS, 64);
 }
 
-static int by_tiles(const bf16 *weight, const bf16 *rows, bf16 *out, long num_rows, long num_in,
-                    long num_out, int num_threads) {
+static int by_tiles(const bf16 *weight, const bf16 *rows, const bf16 *bias, const bf16 *others,
+                    bf16 *out, long num_rows, long num_in, long num_out, int num_threads) {
   const long num_tiles = (num_rows + SIDE - 1) / SIDE;
   bf16 *laid_out = aligned_alloc(64, num_tiles * SIDE * num_in * sizeof(bf16));
   if (laid_out == NULL) return 1;
@@ -99,7 +99,8 @@ static int by_tiles(const bf16 *weight, const bf16 *rows, bf16 *out, long num_ro
       }
       for (long r = 0; r < num_rows; r++)
         for (int i = 0; i < SIDE; i++)
-          out[r * num_out + o + i] = narrow(sums[r / SIDE * TILE_SUMS + i * SIDE + r % SIDE]);
+          out[r * num_out + o + i] = narrow(sums[r / SIDE * TILE_SUMS + i * SIDE + r % SIDE] +
+                                            added_bf16(bias, others, r * num_out, o + i));
     }
     _tile_release();
   }

@@ -2,6 +2,7 @@
 
 interface.py   what the runner needs of it
 reference.py   transformers' own code: what the others are tested against
-fused.py       our own decoder over the same weights, its products in linear.py
+fused.py       our own decoder over the same weights; its products are in linear.py, what stands
+               between them in operations.py
 graphs.py      another one, its decoding steps replayed as CUDA graphs
 """

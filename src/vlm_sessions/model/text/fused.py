@@ -23,6 +23,7 @@ from torch.nn import functional
 from vlm_sessions.model.attention.interface import AttentionStep
 from vlm_sessions.model.native.library import Library
 from vlm_sessions.model.text.linear import Linear, make_linear
+from vlm_sessions.model.text.operations import Operations, Rotation, choose_operations
 
 LAYER_PARAMETERS = frozenset(
     {
@@ -70,12 +71,26 @@ class FusedTextModel:
             head_dim(text),
         )
         self._embedding: torch.Tensor = model.get_input_embeddings().weight
+        self._operations = choose_operations(
+            library,
+            self._embedding.dtype,
+            hidden_size=text.hidden_size,
+            intermediate_size=text.intermediate_size,
+        )
         self._rotary_emb = language_model.rotary_emb
         self._layers = [
-            _Layer(index, module, heads, text.rms_norm_eps, library)
+            _Layer(
+                index,
+                module,
+                heads,
+                eps=text.rms_norm_eps,
+                library=library,
+                operations=self._operations,
+            )
             for index, module in enumerate(language_model.layers)
         ]
-        self._norm = _Norm(language_model.norm.weight, text.rms_norm_eps)
+        self._norm: torch.Tensor = language_model.norm.weight
+        self._eps = text.rms_norm_eps
         head = model.get_output_embeddings()
         self._lm_head = make_linear(head.weight, head.bias, library)
 
@@ -87,17 +102,17 @@ class FusedTextModel:
         hidden = embeds
         for layer in self._layers:
             hidden = layer(hidden, rotation, step)
-        return self._norm(hidden)
+        return self._operations.norm(hidden, self._norm, self._eps)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._lm_head(hidden)
 
-    def _rotate(self, embeds: torch.Tensor, positions: torch.Tensor) -> _Rotation:
+    def _rotate(self, embeds: torch.Tensor, positions: torch.Tensor) -> Rotation:
         """By transformers' own module, so that every scaling of positions is as it should be."""
         cos, sin = self._rotary_emb(embeds, positions[None])
         half = cos.shape[-1] // 2
         sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
-        return _Rotation(cos[0, :, None], sin[0, :, None])
+        return self._operations.rotation(cos[0], sin[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,68 +122,55 @@ class _Heads:
     dim: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Rotation:
-    """``x * cos + (x with its halves swapped) * sin``, all ``[num_tokens, 1, head_dim]``."""
-
-    cos: torch.Tensor
-    sin: torch.Tensor
-    """Its first half negated."""
-
-    def apply_(self, heads: torch.Tensor) -> None:
-        """Turn ``[num_tokens, num_heads, head_dim]``, in place."""
-        swapped = heads.roll(heads.shape[-1] // 2, dims=-1)
-        heads.mul_(self.cos).addcmul_(swapped, self.sin)
-
-
-class _Norm:
-    """Root mean square norm over the last dimension (Zhang and Sennrich, arXiv:1910.07467)."""
-
-    def __init__(self, weight: torch.Tensor, eps: float) -> None:
-        self._weight = weight
-        self._eps = eps
-
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return functional.rms_norm(hidden, self._weight.shape, self._weight, self._eps)
-
-
 class _Layer:
     """One layer's weights, joined where they are multiplied with the same rows."""
 
     def __init__(
-        self, index: int, module: Any, heads: _Heads, eps: float, library: Library | None
+        self,
+        index: int,
+        module: Any,
+        heads: _Heads,
+        *,
+        eps: float,
+        library: Library | None,
+        operations: Operations,
     ) -> None:
         attention, mlp = module.self_attn, module.mlp
         self._index = index
         self._heads = heads
         self._eps = eps
-        self._input_norm = _Norm(module.input_layernorm.weight, eps)
+        self._operations = operations
+        self._input_norm: torch.Tensor = module.input_layernorm.weight
         self._qkv = _join([attention.q_proj, attention.k_proj, attention.v_proj], library)
         self._head_norm = _head_norm(attention, heads)
         self._out = make_linear(attention.o_proj.weight, attention.o_proj.bias, library)
-        self._mlp_norm = _Norm(module.post_attention_layernorm.weight, eps)
+        self._mlp_norm: torch.Tensor = module.post_attention_layernorm.weight
         self._gate_up = _join([mlp.gate_proj, mlp.up_proj], library)
         self._down = make_linear(mlp.down_proj.weight, mlp.down_proj.bias, library)
 
     def __call__(
-        self, hidden: torch.Tensor, rotation: _Rotation, step: AttentionStep
+        self, hidden: torch.Tensor, rotation: Rotation, step: AttentionStep
     ) -> torch.Tensor:
-        hidden = self._attend(self._input_norm(hidden), rotation, step).add_(hidden)
-        gate, up = self._gate_up(self._mlp_norm(hidden)).chunk(2, dim=-1)
-        return self._down(functional.silu(gate).mul_(up)).add_(hidden)
+        operations = self._operations
+        attended = self._attend(
+            operations.norm(hidden, self._input_norm, self._eps), rotation, step
+        )
+        hidden = self._out(attended, hidden)
+        gate_up = self._gate_up(operations.norm(hidden, self._mlp_norm, self._eps))
+        return self._down(operations.gate(gate_up), hidden)
 
     def _attend(
-        self, normed: torch.Tensor, rotation: _Rotation, step: AttentionStep
+        self, normed: torch.Tensor, rotation: Rotation, step: AttentionStep
     ) -> torch.Tensor:
+        """``[num_tokens, num_heads * head_dim]``."""
         num_queries = self._heads.num_queries
         heads = self._qkv(normed).view(len(normed), -1, self._heads.dim)
         turned = heads[:, : num_queries + self._heads.num_keys]
         if self._head_norm is not None:
             normed_heads = functional.rms_norm(turned, turned.shape[-1:], None, self._eps)
             torch.mul(normed_heads, self._head_norm, out=turned)
-        rotation.apply_(turned)
-        attended = step.attend(self._index, heads[:, :num_queries], heads[:, num_queries:])
-        return self._out(attended.flatten(1))
+        self._operations.rotate_(turned, rotation)
+        return step.attend(self._index, heads[:, :num_queries], heads[:, num_queries:]).flatten(1)
 
 
 def _head_norm(attention: Any, heads: _Heads) -> torch.Tensor | None:

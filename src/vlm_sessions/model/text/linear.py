@@ -29,8 +29,9 @@ MAX_ROWS = 64
 
 
 class Linear(Protocol):
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """``[num_rows, out_features]`` of ``[num_rows, in_features]``, contiguous."""
+    def __call__(self, rows: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
+        """``[num_rows, out_features]`` of ``[num_rows, in_features]``, contiguous; plus ``others``,
+        which are like it."""
         ...
 
 
@@ -55,8 +56,8 @@ class PlainLinear:
         self._weight = weight
         self._bias = bias
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        return functional.linear(rows, self._weight, self._bias)
+    def __call__(self, rows: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
+        return _add(functional.linear(rows, self._weight, self._bias), others)
 
 
 class NativeLinear:
@@ -67,11 +68,10 @@ class NativeLinear:
         self._bias = bias
         self._library = library
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+    def __call__(self, rows: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
         if rows.shape[0] > MAX_NATIVE_ROWS:
-            return functional.linear(rows, self._weight, self._bias)
-        product = self._library.linear(rows, self._weight)
-        return product if self._bias is None else product.add_(self._bias)
+            return _add(functional.linear(rows, self._weight, self._bias), others)
+        return self._library.linear(rows, self._weight, self._bias, others)
 
 
 class Float32Linear:
@@ -87,10 +87,10 @@ class Float32Linear:
         self._slices = weight.view(-1, self.SLICE, weight.shape[1])
         self._transposed = self._slices.transpose(1, 2)
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+    def __call__(self, rows: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
         num_rows = rows.shape[0]
         if num_rows > MAX_ROWS:
-            return functional.linear(rows, self._weight, self._bias)
+            return _add(functional.linear(rows, self._weight, self._bias), others)
         if num_rows > self.MAX_BY_ROWS:
             # These products are fastest with a multiple of 16 columns.
             padded = functional.pad(rows, (0, 0, 0, -num_rows % 16))
@@ -98,7 +98,7 @@ class Float32Linear:
         else:
             repeated = rows.expand(len(self._slices), -1, -1)
             product = torch.bmm(repeated, self._transposed).transpose(0, 1).flatten(1)
-        return product if self._bias is None else product.add_(self._bias)
+        return _add(product, self._bias, others)
 
 
 class BFloat16Linear:
@@ -108,11 +108,18 @@ class BFloat16Linear:
         self._weight = weight
         self._bias = bias
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+    def __call__(self, rows: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
         if rows.shape[0] > MAX_ROWS:
-            return functional.linear(rows, self._weight, self._bias)
+            return _add(functional.linear(rows, self._weight, self._bias), others)
         product = _by_columns(rows, self._weight[None])
-        return product if self._bias is None else product.add_(self._bias)
+        return _add(product, self._bias, others)
+
+
+def _add(product: torch.Tensor, *terms: torch.Tensor | None) -> torch.Tensor:
+    for term in terms:
+        if term is not None:
+            product.add_(term)
+    return product
 
 
 def _by_columns(rows: torch.Tensor, slices: torch.Tensor) -> torch.Tensor:
