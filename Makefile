@@ -25,7 +25,10 @@ DOCKER ?= docker
 # More arguments of docker build, e.g. --build-arg TORCH=cpu; see README.
 IMAGE_ARGS ?=
 
-.PHONY: help serve test lint format unit bench bench-peers bench-report train evaluate image \
+# E.g. --seconds 60 --seed 1; see python -m bench.chaos --help.
+CHAOS_ARGS ?=
+
+.PHONY: help serve test lint format unit bench bench-peers bench-report chaos train evaluate image \
   test-container setup setup-dev haproxy engine constraints clean
 
 help: ## list the targets
@@ -62,6 +65,9 @@ bench-peers: setup-dev ## measure our engine beside its peers; scripts/need-peer
 
 bench-report: setup-dev ## write docs/performance.md from the runs in bench/results
 	$(BIN)/python -m bench.publish
+
+chaos: haproxy setup-dev ## break a running service for ten minutes and check that nothing is lost
+	$(BIN)/python -m bench.chaos $(CHAOS_ARGS)
 
 train: setup-dev ## train the built-in model anew, an hour and a half on two cores
 	$(BIN)/python -m demo.train

@@ -10,7 +10,8 @@ from typing import Any
 from ts.protocol.otf_message_handler import create_predict_response
 from ts.service import Service
 
-from vlm_sessions.build import build
+from vlm_sessions.build import App, build
+from vlm_sessions.config import Settings
 from vlm_sessions.torchserve import Worker
 
 
@@ -22,7 +23,11 @@ class LlavaHandler:
         checkpoint = Path(ctx.system_properties["model_dir"]) / "checkpoint"
         self._worker = Worker(create_predict_response, os.environ)
         self._worker.adopt(ctx, Service)
-        self._worker.start(lambda settings: build(settings, checkpoint))
+        self._worker.start(lambda settings: self.compose(settings, checkpoint))
+
+    def compose(self, settings: Settings, checkpoint: Path) -> App:
+        """The service; ``checkpoint`` is the built-in model. For tests to put together anew."""
+        return build(settings, checkpoint)
 
     async def handle(self, data: list[Mapping[str, Any]], ctx: Any) -> list[str]:
         """Answer the request in ``data``. Never raises."""

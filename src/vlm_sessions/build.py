@@ -13,7 +13,8 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 BUILT_IN_NAME = "vlm-sessions/shapes"
 """What the packaged model is called where a model's name is asked for."""
+ENGINE_COMMAND = (sys.executable, "-m", "vlm_sessions.build", "engine")
+"""Starts an engine's process, once model, name and descriptor are appended."""
 _MIB = 1 << 20
 
 
@@ -43,12 +46,24 @@ class App:
     Args:
         model: a checkpoint directory or a hub id.
         name: what the model is called where its name is asked for.
+        engine_command: starts the engine's process; see ``ENGINE_COMMAND``.
+        clock: seconds since the epoch; lifetimes are counted by it.
     """
 
-    def __init__(self, settings: Settings, model: str, name: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        model: str,
+        name: str,
+        *,
+        engine_command: Sequence[str] = ENGINE_COMMAND,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._settings = settings
         self._model = model
         self._name = name
+        self._engine_command = engine_command
+        self._clock = clock
         self._service: SessionService | None = None
         self._endpoint: Endpoint | None = None
 
@@ -60,7 +75,7 @@ class App:
             EngineUnavailable: the model could not be loaded.
         """
         engine = _EarlyEngine(
-            [sys.executable, "-m", "vlm_sessions.build", "engine", self._model, self._name],
+            [*self._engine_command, self._model, self._name],
             env=os.environ | self._settings.to_env(),
         )
         engine.begin()
@@ -71,7 +86,7 @@ class App:
         except BaseException:
             await engine.close()
             raise
-        self._service = _make_service(self._settings, engine, processor)
+        self._service = _make_service(self._settings, engine, processor, self._clock)
         await self._service.start()
         self._endpoint = _make_endpoint(self._settings, self._service, self._name)
 
@@ -100,16 +115,22 @@ class App:
             await self._service.close()
 
 
-def build(settings: Settings, built_in: Path) -> App:
+def build(
+    settings: Settings,
+    built_in: Path,
+    *,
+    engine_command: Sequence[str] = ENGINE_COMMAND,
+    clock: Callable[[], float] = time.time,
+) -> App:
     """Put the parts together.
 
     Args:
         built_in: directory of the packaged checkpoint, for when the settings name no model.
+        engine_command, clock: see ``App``.
     """
     _configure_logs(settings)
-    if settings.model is None:
-        return App(settings, str(built_in), BUILT_IN_NAME)
-    return App(settings, settings.model, settings.model)
+    model, name = settings.model or str(built_in), settings.model or BUILT_IN_NAME
+    return App(settings, model, name, engine_command=engine_command, clock=clock)
 
 
 class _EarlyEngine(EngineProcess):
@@ -137,11 +158,11 @@ def _make_processor(settings: Settings, model: str, name: str) -> Processor:
 
 
 def _make_service(
-    settings: Settings, engine: EngineProcess, processor: Processor
+    settings: Settings, engine: EngineProcess, processor: Processor, clock: Callable[[], float]
 ) -> SessionService:
     from vlm_sessions.service import SessionService  # noqa: PLC0415 - while the engine loads
 
-    return SessionService(settings, engine, processor)
+    return SessionService(settings, engine, processor, clock=clock)
 
 
 def _make_endpoint(settings: Settings, service: SessionService, name: str) -> Endpoint:
@@ -170,8 +191,21 @@ def engine_limits(settings: Settings) -> EngineLimits:
     )
 
 
-def run_engine(settings: Settings, model: str, name: str, fd: int) -> None:
-    """Be the engine's child process, until its parent is gone."""
+def run_engine(
+    settings: Settings,
+    model: str,
+    name: str,
+    fd: int,
+    *,
+    around: Callable[[Runner], Runner] = lambda runner: runner,
+    wall: Callable[[], float] = time.time,
+) -> None:
+    """Be the engine's child process, until its parent is gone.
+
+    Args:
+        around: what stands between the engine and its runner.
+        wall: seconds since the epoch; retentions end by it.
+    """
     with _no_garbage_sought():
         from vlm_sessions.model.runner import make_runner  # noqa: PLC0415 - this process only
 
@@ -180,9 +214,9 @@ def run_engine(settings: Settings, model: str, name: str, fd: int) -> None:
     def load() -> Runner:
         runner = make_runner(settings, model, name=name)
         get_logger("engine").info(MEMORY_EVENT, **runner.memory.fields())
-        return runner
+        return around(runner)
 
-    serve_engine(load, fd, engine_limits(settings))
+    serve_engine(load, fd, engine_limits(settings), wall=wall)
 
 
 def main(arguments: Sequence[str]) -> None:

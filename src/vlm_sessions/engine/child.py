@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 from vlm_sessions.engine.engine import Engine
@@ -35,7 +36,13 @@ _PR_SET_PDEATHSIG = 1
 _FLUSH_SECONDS = 5.0
 
 
-def serve_engine(make_runner: Callable[[], Runner], fd: int, limits: EngineLimits) -> None:
+def serve_engine(
+    make_runner: Callable[[], Runner],
+    fd: int,
+    limits: EngineLimits,
+    *,
+    wall: Callable[[], float] = time.time,
+) -> None:
     """Be the engine process: load the model, then serve ``fd`` until the other end is closed.
 
     To be called by the main thread of a process that ``EngineProcess`` started. Ends the process
@@ -44,6 +51,7 @@ def serve_engine(make_runner: Callable[[], Runner], fd: int, limits: EngineLimit
     Args:
         make_runner: loads the model.
         fd: the socket that ``EngineProcess`` put last on the command line.
+        wall: seconds since the epoch, for retentions.
 
     Raises:
         Exception: the model could not be loaded (the parent is told why), or a step failed. To be
@@ -59,7 +67,7 @@ def serve_engine(make_runner: Callable[[], Runner], fd: int, limits: EngineLimit
     writer.start()
     _CommandReader(sock, loop.put).start()
     try:
-        engine = Engine(make_runner(), limits)
+        engine = Engine(make_runner(), limits, wall=wall)
     except Exception as exc:
         writer.put(LoadFailed(f"{type(exc).__name__}: {exc}"))
         writer.flush()

@@ -1,0 +1,35 @@
+"""All faults."""
+
+from __future__ import annotations
+
+from bench.chaos.faults.base import Fault
+from bench.chaos.faults.processes import (
+    KILL_EDGE,
+    KILL_FRONTEND,
+    KILL_WORKER,
+    FillDevice,
+    KillEngine,
+    KillSupervisor,
+    Stop,
+)
+from bench.chaos.faults.storage import FillDisk, SlowJournal
+from bench.chaos.faults.surroundings import BreakOffUploads, JumpClock, LeaveStreams
+from bench.chaos.stack import Role
+
+HOUR = 3600.0
+
+FAULTS: tuple[Fault, ...] = (
+    KillEngine(),
+    KILL_WORKER,
+    KILL_FRONTEND,
+    KILL_EDGE,
+    KillSupervisor(),
+    *(Stop(role) for role in Role),
+    FillDisk(),
+    SlowJournal(),
+    LeaveStreams(),
+    BreakOffUploads(),
+    FillDevice(),
+    JumpClock(HOUR),
+    JumpClock(-HOUR),
+)
