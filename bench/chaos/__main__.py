@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,9 @@ def main(
     load_before = load_average()
     try:
         with console.status("") as status:
-            found = asyncio.run(run(effort, status.update))
+            # What is no terminal gets lines: a log shows how far it came.
+            tell = status.update if console.is_terminal else partial(console.print, markup=False)
+            found = asyncio.run(run(effort, tell))
     except (ServiceFailed, NotRecovered, *FAILURES) as exc:
         console.print(f"{type(exc).__name__}: {exc}", style="red", soft_wrap=True, markup=False)
         raise typer.Exit(1) from exc

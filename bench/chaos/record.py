@@ -12,7 +12,7 @@ GONE = frozenset({"session_closed", "session_not_found"})
 """What a closed session answers, soon and later."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Conversation:
     """One open session that follows a script.
 

@@ -81,6 +81,8 @@ class Traffic:
     async def _drive(self, client: Client) -> None:
         while True:
             await self._goes.wait()
+            if not self._goes.is_set():  # told to go, and to pause before it was its turn
+                continue
             self._num_busy += 1
             self._none_busy.clear()
             try:

@@ -144,3 +144,18 @@ def test_a_long_plan_has_every_kind_several_times_and_the_same_seed_the_same_pla
     assert [blow.fault.name for blow in again.blows] == [blow.fault.name for blow in plan.blows]
     other = make_plan(FAULTS, 600, seed=8)
     assert [blow.fault.name for blow in other.blows] != [blow.fault.name for blow in plan.blows]
+
+
+async def test_clients_that_are_told_to_go_and_at_once_to_pause_do_nothing() -> None:
+    # They had been woken, and went on beside the check, which found sessions closing under it.
+    scripts = write_scripts(1, num_scripts=2, num_turns=2)
+    talk, tally = Talk("http://service", 1.0, SinningService(scripts)), Tally()
+    plays = [await learn(talk, script) for script in scripts]
+    traffic = Traffic(talk, plays, num_clients=2, seed=1, weather=Weather(), tally=tally)
+    async with traffic.running():
+        await traffic.pause()
+        await asyncio.sleep(0)  # all of them wait now
+        traffic.resume()
+        await traffic.pause()
+        await asyncio.sleep(0.1)
+    assert tally.num_requests == 0
