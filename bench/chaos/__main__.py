@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from bench.chaos.report import Report, print_report
-from bench.chaos.run import Effort, Found, run
+from bench.chaos.run import LIMIT_SECONDS, Effort, Found, run
 from bench.chaos.stack import NotRecovered
 from bench.chaos.traffic import FAILURES
 from bench.keep import RESULTS, keep, moment
@@ -69,6 +69,8 @@ def _report(effort: Effort, found: Found, load_before: float) -> Report:
         num_requests=tally.num_requests,
         num_ok=tally.num_ok,
         requests=tally.by_operation(),
+        slowest_seconds=round(tally.slowest, 3),
+        limit_seconds=LIMIT_SECONDS,
         num_answers_checked=tally.num_answers_checked,
         num_cancelled=tally.num_cancelled,
         num_records_checked=tally.num_records_checked,

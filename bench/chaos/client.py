@@ -256,10 +256,10 @@ class Client:
         except Garbled as garbled:
             end, problem, excused = "garbled", str(garbled), False
         else:
-            self._tally.note(operation, OK)
+            self._tally.note(operation, OK, self._weather.now() - began)
             return Ended(value, decided=True)
         seconds = self._weather.now() - began
-        self._tally.note(operation, end)
+        self._tally.note(operation, end, seconds)
         if end not in right:
             await asyncio.sleep(REFUSED_SECONDS)
         if not excused:

@@ -8,7 +8,7 @@ from random import Random
 
 from bench.chaos.faults.base import Fault
 
-CHECK_SECONDS = 1.0
+CHECK_SECONDS = 0.8
 """For looking at every session after a fault, about."""
 MAX_CALM = 3.0
 MAX_HOLD = 4.0

@@ -61,6 +61,10 @@ class Report:
     """Of those: ended as if nothing were wrong."""
     requests: Mapping[str, Mapping[str, int]]
     """operation -> how it ended -> requests"""
+    slowest_seconds: float
+    """That a request took, however it ended."""
+    limit_seconds: float
+    """That a request may take."""
     num_answers_checked: int
     num_cancelled: int
     num_records_checked: int
@@ -90,7 +94,8 @@ def print_report(report: Report, console: Console) -> None:
         console.print(f"not reached in time: {name}", style="yellow")
     console.print(
         f"{len(report.faults)} faults of {len({each.fault for each in report.faults})} kinds, "
-        f"{report.num_requests} requests of which {report.num_ok} ended well, "
+        f"{report.num_requests} requests of which {report.num_ok} ended well, the slowest after "
+        f"{report.slowest_seconds:.1f} s (limit {report.limit_seconds:g} s), "
         f"{report.num_answers_checked} answers ({report.num_cancelled} cancelled) and "
         f"{report.num_records_checked} records compared; of the changes whose end nobody was told, "
         f"{report.num_settled_in} had happened and {report.num_settled_out} had not",

@@ -142,13 +142,18 @@ class Stack:
 
     async def ping(self) -> dict[str, Any] | None:
         """What /ping says; ``None``: it is not ready, or not there."""
-        try:
-            async with httpx.AsyncClient(trust_env=False, timeout=PING_SECONDS) as http:
-                reply = await http.get(self.url + "/ping")
-        except httpx.TransportError:
+        reply = await self._ask()
+        if reply is None or reply.status_code != 200:
             return None
         body: dict[str, Any] = reply.json()
-        return body if reply.status_code == 200 else None
+        return body
+
+    async def _ask(self) -> httpx.Response | None:
+        try:
+            async with httpx.AsyncClient(trust_env=False, timeout=PING_SECONDS) as http:
+                return await http.get(self.url + "/ping")
+        except httpx.TransportError:
+            return None
 
     async def wait_serving(self) -> float:
         """Wait until /ping says that a prompt would be answered; when that was, time.time().
@@ -156,10 +161,21 @@ class Stack:
         Raises:
             NotRecovered: it never does.
         """
+        return await self._wait_for(lambda reply: reply.status_code == 200, "serve")
+
+    async def wait_reached(self) -> float:
+        """Wait until the public port answers, whatever it says; when that was, time.time().
+
+        Raises:
+            NotRecovered: it never does.
+        """
+        return await self._wait_for(lambda _: True, "answer")
+
+    async def _wait_for(self, wanted: Callable[[httpx.Response], bool], what: str) -> float:
         deadline = time.monotonic() + GIVE_UP_SECONDS
-        while await self.ping() is None:
+        while (reply := await self._ask()) is None or not wanted(reply):
             if time.monotonic() > deadline:
-                raise NotRecovered("the service does not serve again")
+                raise NotRecovered(f"the service does not {what} again")
             await asyncio.sleep(POLL_SECONDS)
         return time.time()
 

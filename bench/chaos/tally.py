@@ -15,6 +15,8 @@ class Tally:
     ends: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(operation, how it ended) -> requests"""
     violations: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+    """Seconds that a request took, at most, however it ended."""
     num_answers_checked: int = 0
     num_cancelled: int = 0
     """Of those: cancelled in time."""
@@ -35,8 +37,9 @@ class Tally:
         """That ended as if nothing were wrong."""
         return sum(count for (_, end), count in self.ends.items() if end == OK)
 
-    def note(self, operation: str, end: str) -> None:
+    def note(self, operation: str, end: str, seconds: float) -> None:
         self.ends[operation, end] += 1
+        self.slowest = max(self.slowest, seconds)
 
     def by_operation(self) -> dict[str, dict[str, int]]:
         """operation -> how it ended -> requests."""

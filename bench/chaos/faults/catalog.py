@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bench.chaos.faults.base import Fault
+from bench.chaos.faults.pairs import Both
 from bench.chaos.faults.processes import (
-    KILL_EDGE,
     KILL_FRONTEND,
     KILL_WORKER,
     FillDevice,
+    KillEdge,
     KillEngine,
     KillSupervisor,
     Stop,
@@ -22,7 +23,7 @@ FAULTS: tuple[Fault, ...] = (
     KillEngine(),
     KILL_WORKER,
     KILL_FRONTEND,
-    KILL_EDGE,
+    KillEdge(),
     KillSupervisor(),
     *(Stop(role) for role in Role),
     FillDisk(),
@@ -32,4 +33,7 @@ FAULTS: tuple[Fault, ...] = (
     FillDevice(),
     JumpClock(HOUR),
     JumpClock(-HOUR),
+    Both(KillEngine(), KillEdge()),
+    Both(KillEngine(), SlowJournal()),
+    Both(Stop(Role.ENGINE), LeaveStreams()),
 )

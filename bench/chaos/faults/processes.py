@@ -33,7 +33,7 @@ class KillEngine:
 
     name: str = "kill engine"
     allowed: frozenset[str] = ENGINE_CODES
-    cost: float = 6.0
+    cost: float = 4.0
     limit: float | None = ENGINE_SECONDS
     lasts: bool = False
 
@@ -50,7 +50,7 @@ class FillDevice:
 
     name: str = "device out of memory"
     allowed: frozenset[str] = ENGINE_CODES
-    cost: float = 6.0
+    cost: float = 4.0
     limit: float | None = ENGINE_SECONDS
     lasts: bool = False
 
@@ -99,9 +99,26 @@ class Kill:
         return Recovery(await scene.stack.wait_serving() - struck)
 
 
-KILL_WORKER = Kill(Role.WORKER, 10.0, RESTART_SECONDS)
-KILL_FRONTEND = Kill(Role.FRONTEND, 10.0, RESTART_SECONDS)
-KILL_EDGE = Kill(Role.EDGE, 1.0, EDGE_SECONDS)
+KILL_WORKER = Kill(Role.WORKER, 7.0, RESTART_SECONDS)
+KILL_FRONTEND = Kill(Role.FRONTEND, 7.0, RESTART_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class KillEdge:
+    """SIGKILL of HAProxy, which is back once it answers, whether or not those behind it can."""
+
+    name: str = f"kill {Role.EDGE}"
+    allowed: frozenset[str] = GONE_CODES
+    cost: float = 0.5
+    limit: float | None = EDGE_SECONDS
+    lasts: bool = False
+
+    async def strike(self, scene: Scene) -> Recovery:
+        old = scene.stack.find(Role.EDGE)
+        struck = time.time()
+        old.kill()
+        await scene.stack.wait_replaced(Role.EDGE, old)
+        return Recovery(await scene.stack.wait_reached() - struck)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +127,7 @@ class KillSupervisor:
 
     name: str = "kill supervisor"
     allowed: frozenset[str] = GONE_CODES
-    cost: float = 12.0
+    cost: float = 9.0
     limit: float | None = ORPHAN_SECONDS
     lasts: bool = False
 
@@ -136,7 +153,7 @@ class Stop:
 
     role: Role
     allowed: frozenset[str] = NOTHING
-    cost: float = 0.5
+    cost: float = 0.2
     limit: float | None = None
     lasts: bool = True
 

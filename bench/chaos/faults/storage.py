@@ -26,7 +26,7 @@ class FillDisk:
 
     name: str = "disk full"
     allowed: frozenset[str] = DISK_CODES
-    cost: float = 1.0
+    cost: float = 0.5
     limit: float | None = None
     lasts: bool = True
 
@@ -58,7 +58,7 @@ class SlowJournal:
 
     name: str = "slow journal"
     allowed: frozenset[str] = NOTHING
-    cost: float = 0.5
+    cost: float = 0.2
     limit: float | None = None
     lasts: bool = True
 

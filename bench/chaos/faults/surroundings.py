@@ -15,7 +15,7 @@ class LeaveStreams:
 
     name: str = "cut mid-stream"
     allowed: frozenset[str] = NOTHING
-    cost: float = 0.5
+    cost: float = 0.2
     limit: float | None = None
     lasts: bool = True
 
@@ -35,7 +35,7 @@ class BreakOffUploads:
 
     name: str = "cut mid-upload"
     allowed: frozenset[str] = NOTHING
-    cost: float = 0.5
+    cost: float = 0.2
     limit: float | None = None
     lasts: bool = True
 
@@ -55,7 +55,7 @@ class JumpClock:
 
     seconds: float
     allowed: frozenset[str] = NOTHING
-    cost: float = 0.5
+    cost: float = 0.2
     limit: float | None = None
     lasts: bool = True
 
