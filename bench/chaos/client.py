@@ -229,6 +229,7 @@ class Client:
         script = self._rng.choice(self._plays).script
         uploading = self._talk.break_off_upload(opening(script))
         await self._attempt("upload broken off", uploading)
+        await asyncio.sleep(IDLE_SECONDS)
 
     # --- how it ends ----------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from random import Random
 
 from bench.chaos.disk import small_disk
 from bench.chaos.faults.base import Fault, Scene
-from bench.chaos.faults.catalog import FAULTS, HOUR
+from bench.chaos.faults.catalog import FAULTS, HOUR, PAIRS
 from bench.chaos.leaks import Footprint, settled
 from bench.chaos.plan import Plan, make_plan
 from bench.chaos.reference import Play, learn
@@ -110,7 +110,7 @@ class _Run:
         self._struck: list[Struck] = []
 
     async def run(self) -> Found:
-        plan = make_plan(FAULTS, self._effort.seconds, self._effort.seed)
+        plan = make_plan(FAULTS, PAIRS, self._effort.seconds, self._effort.seed)
         plays = await self._learn()
         self._tell("calm traffic, for a baseline")
         async with self._traffic(plays) as traffic:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench.chaos.faults.catalog import FAULTS
+from bench.chaos.faults.catalog import FAULTS, PAIRS
+from bench.chaos.faults.processes import HANGS
 from bench.chaos.leaks import TABLES, Footprint, Process, compare
 from bench.chaos.plan import make_plan
 from bench.chaos.reference import learn
@@ -18,6 +19,7 @@ from bench.chaos.tally import Tally
 from bench.chaos.traffic import Traffic
 from bench.chaos.weather import BROKEN, Weather
 from tests.bench.sinning_service import SinningService
+from tests.bench.test_chaos import SEED
 
 ROUND_REQUESTS = 200
 MAX_LOOKS = 200
@@ -135,15 +137,21 @@ def test_what_has_grown_or_is_left_over_is_a_leak(changed: dict[str, Any], notic
     assert any(noticed in problem for problem in compare(footprint(), footprint(**changed)))
 
 
-def test_a_long_plan_has_every_kind_several_times_and_the_same_seed_the_same_plan() -> None:
-    plan = make_plan(FAULTS, 600, seed=7)
-    times = [sum(blow.fault is fault for blow in plan.blows) for fault in FAULTS]
-    assert min(times) >= 2
-    assert sum(times) >= 40
-    again = make_plan(FAULTS, 600, seed=7)
-    assert [blow.fault.name for blow in again.blows] == [blow.fault.name for blow in plan.blows]
-    other = make_plan(FAULTS, 600, seed=8)
-    assert [blow.fault.name for blow in other.blows] != [blow.fault.name for blow in plan.blows]
+def names(seconds: float, seed: int) -> list[str]:
+    return [blow.fault.name for blow in make_plan(FAULTS, PAIRS, seconds, seed).blows]
+
+
+def test_a_long_plan_has_every_kind_most_of_them_often_and_the_same_seed_the_same_plan() -> None:
+    plan = names(600, seed=7)
+    assert set(plan) == {fault.name for fault in (*FAULTS, *PAIRS)}
+    assert len(plan) >= 40
+    assert all(plan.count(fault.name) == 1 for fault in HANGS), "they take a minute each"
+    assert names(600, seed=7) == plan
+    assert names(600, seed=8) != plan
+
+
+def test_a_plan_of_a_minute_has_every_kind_that_fits() -> None:
+    assert set(names(60, seed=SEED)) >= {fault.name for fault in FAULTS if fault not in HANGS}
 
 
 async def test_clients_that_are_told_to_go_and_at_once_to_pause_do_nothing() -> None:

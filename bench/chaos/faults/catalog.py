@@ -1,10 +1,11 @@
-"""All faults."""
+"""All faults, and those that strike two at a time."""
 
 from __future__ import annotations
 
 from bench.chaos.faults.base import Fault
 from bench.chaos.faults.pairs import Both
 from bench.chaos.faults.processes import (
+    HANGS,
     KILL_FRONTEND,
     KILL_WORKER,
     FillDevice,
@@ -26,6 +27,7 @@ FAULTS: tuple[Fault, ...] = (
     KillEdge(),
     KillSupervisor(),
     *(Stop(role) for role in Role),
+    *HANGS,
     FillDisk(),
     SlowJournal(),
     LeaveStreams(),
@@ -33,6 +35,9 @@ FAULTS: tuple[Fault, ...] = (
     FillDevice(),
     JumpClock(HOUR),
     JumpClock(-HOUR),
+)
+
+PAIRS: tuple[Fault, ...] = (
     Both(KillEngine(), KillEdge()),
     Both(KillEngine(), SlowJournal()),
     Both(Stop(Role.ENGINE), LeaveStreams()),

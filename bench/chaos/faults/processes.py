@@ -175,6 +175,40 @@ class Stop:
         return Recovery(serving - continued)
 
 
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """SIGSTOP, and nobody continues it: what hangs is noticed, killed and replaced.
+
+    ``limit`` is the time in which that is noticed and the time in which a dead one is back.
+    """
+
+    role: Role
+    limit: float | None
+    cost: float
+    allowed: frozenset[str]
+    lasts: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"hang {self.role}"
+
+    async def strike(self, scene: Scene) -> Recovery:
+        old = scene.stack.find(self.role)
+        struck = time.time()
+        old.suspend()
+        if self.role is Role.ENGINE:
+            return await _engine_back(scene.stack, old, struck)
+        await scene.stack.wait_replaced(self.role, old)
+        return Recovery(await scene.stack.wait_serving() - struck)
+
+
+HANGS = (
+    Hang(Role.ENGINE, 65.0 + ENGINE_SECONDS, 70.0, ENGINE_CODES | {"deadline_exceeded"}),
+    Hang(Role.WORKER, 30.0 + RESTART_SECONDS, 37.0, GONE_CODES),
+    Hang(Role.FRONTEND, 30.0 + RESTART_SECONDS, 37.0, GONE_CODES),
+)
+
+
 def _lives(process: psutil.Process) -> bool:
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
