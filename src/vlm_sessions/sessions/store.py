@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from vlm_sessions.config import Settings
 from vlm_sessions.errors import (
+    InsufficientStorage,
     SessionClosed,
     SessionExpired,
     SessionNotFound,
@@ -66,7 +68,9 @@ class SessionStore:
             self._expiries.add(session)
         for tombstone in contents.tombstones:
             self._ended.add(tombstone)
-        await self.sweep()
+        # A full disk is no reason not to serve: what is over counts as over until it can be ended.
+        with suppress(InsufficientStorage):
+            await self.sweep()
 
     async def close(self) -> None:
         await self._journal.close()

@@ -442,3 +442,31 @@ async def test_whatever_happens_at_once_the_journal_holds_what_the_table_holds(
                 assert await again.read_image(digest) == digest.encode()
     finally:
         await again.close()
+
+
+async def test_a_store_starts_on_a_full_disk_although_it_can_forget_nothing_there(
+    store: SessionStore, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It did not: a worker that died while the disk was full could not be started again, and the
+    # service ended, once a session had been closed an hour before or had expired meanwhile.
+    kept, closed, expired = await opened(store), await opened(store), await opened(store)
+    await store.end(closed.id)
+    clock.advance(59)
+    await store.touch(kept.id)
+    clock.advance(50)
+
+    async def full(*_: object) -> None:
+        raise InsufficientStorage("full")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Journal, "forget", full)
+        disk.setattr(Journal, "end", full)
+        again = await restarted(store, tmp_path, clock)
+        assert again.get(kept.id).turns == kept.turns
+        with pytest.raises(SessionExpired):
+            again.get(expired.id)
+        with pytest.raises(InsufficientStorage):
+            await again.sweep()
+    assert await again.sweep() == (expired.id,)
+    assert not again.is_open(expired.id)
+    await again.close()
