@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 SIZE_MIB = 96
@@ -32,17 +33,18 @@ def _run(*command: str) -> bool:
 
 
 @contextmanager
-def filled(disk: Path) -> Iterator[None]:
-    """During the block nothing more fits on the small disk that is mounted at ``disk``."""
+def filled(disk: Path) -> Iterator[Callable[[], None]]:
+    """During the block nothing more fits on the small disk that is mounted at ``disk``; gives a
+    call that fills what has become free since."""
     filler = disk / "filler"
     try:
-        fill(filler)
-        yield
+        _fill(filler)
+        yield partial(_fill, filler)
     finally:
         filler.unlink(missing_ok=True)
 
 
-def fill(filler: Path) -> None:
+def _fill(filler: Path) -> None:
     """Write until there is no room."""
     with filler.open("ab", buffering=0) as file:
         chunk = _CHUNK

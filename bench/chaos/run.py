@@ -16,8 +16,8 @@ from pathlib import Path
 from random import Random
 
 from bench.chaos.disk import small_disk
-from bench.chaos.faults.base import Fault, Scene
-from bench.chaos.faults.catalog import FAULTS, HOUR, PAIRS
+from bench.chaos.faults.base import HOUR, Fault, Scene
+from bench.chaos.faults.catalog import FAULTS, PAIRS
 from bench.chaos.leaks import Footprint, settled
 from bench.chaos.plan import Plan, make_plan
 from bench.chaos.reference import Play, learn

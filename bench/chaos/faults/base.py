@@ -18,6 +18,8 @@ EDGE_SECONDS = 2.0
 """The same of HAProxy."""
 ORPHAN_SECONDS = 5.0
 """The same of everything below a killed supervisor: gone by then."""
+HOUR = 3600.0
+"""For so long closed sessions are remembered; open ones live for two without use."""
 
 NOTHING: frozenset[str] = frozenset()
 ENGINE_CODES = frozenset({"engine_lost", "engine_unavailable"})

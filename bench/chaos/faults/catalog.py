@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.chaos.faults.base import Fault
+from bench.chaos.faults.base import HOUR, Fault
 from bench.chaos.faults.pairs import Both
 from bench.chaos.faults.processes import (
     HANGS,
@@ -14,11 +14,9 @@ from bench.chaos.faults.processes import (
     KillSupervisor,
     Stop,
 )
-from bench.chaos.faults.storage import FillDisk, SlowJournal
+from bench.chaos.faults.storage import FillDisk, RestartOnFullDisk, SlowJournal
 from bench.chaos.faults.surroundings import BreakOffUploads, JumpClock, LeaveStreams
 from bench.chaos.stack import Role
-
-HOUR = 3600.0
 
 FAULTS: tuple[Fault, ...] = (
     KillEngine(),
@@ -38,6 +36,7 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 PAIRS: tuple[Fault, ...] = (
+    RestartOnFullDisk(),
     Both(KillEngine(), KillEdge()),
     Both(KillEngine(), SlowJournal()),
     Both(Stop(Role.ENGINE), LeaveStreams()),

@@ -43,4 +43,6 @@ class Both:
             for recovery, fault in zip(recoveries, (self.first, self.second), strict=True)
             if fault.limit is not None
         ]
-        return max(limited or recoveries, key=lambda recovery: recovery.judged_seconds)
+        seconds = max(recovery.seconds for recovery in recoveries)
+        judged = max(recovery.judged_seconds for recovery in limited or recoveries)
+        return Recovery(seconds, load_seconds=seconds - judged)

@@ -5,15 +5,24 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import psutil
 
 from bench.chaos.disk import filled
-from bench.chaos.faults.base import DISK_CODES, NOTHING, Recovery, Scene
-from bench.chaos.stack import NotRecovered, Role, Stack
+from bench.chaos.faults.base import (
+    DISK_CODES,
+    GONE_CODES,
+    HOUR,
+    NOTHING,
+    RESTART_SECONDS,
+    Recovery,
+    Scene,
+)
+from bench.chaos.faults.processes import KILL_WORKER
+from bench.chaos.stack import POLL_SECONDS, NotRecovered, Role, Stack
 
 MAX_LOCKED_SECONDS = 2.5
 """SQLite waits twice as long for a lock before it gives up."""
@@ -76,3 +85,41 @@ def _hold_lock(stack: Stack, seconds: float) -> None:
             time.sleep(seconds)
         finally:
             connection.execute("ROLLBACK")
+
+
+@dataclass(frozen=True, slots=True)
+class RestartOnFullDisk:
+    """The worker dies while there is no room, an hour after sessions were last closed: what starts
+    then would like to forget them, cannot, and must serve what needs no room all the same."""
+
+    name: str = "kill worker on a full disk"
+    allowed: frozenset[str] = GONE_CODES | DISK_CODES
+    cost: float = 7.0
+    limit: float | None = RESTART_SECONDS
+    lasts: bool = False
+
+    async def strike(self, scene: Scene) -> Recovery:
+        stack = scene.stack
+        if not scene.has_small_disk:
+            return await KILL_WORKER.strike(scene)
+        stack.clock.set(HOUR)
+        try:
+            with filled(stack.state) as refill:
+                return await _meanwhile(refill, KILL_WORKER.strike(scene))
+        finally:
+            stack.clock.set(0)
+
+
+async def _meanwhile(refill: Callable[[], None], striking: Awaitable[Recovery]) -> Recovery:
+    """A start begins its logs anew, which makes room; it is taken away again."""
+
+    async def keep_full() -> None:
+        while True:
+            refill()
+            await asyncio.sleep(POLL_SECONDS)
+
+    filling = asyncio.create_task(keep_full())
+    try:
+        return await striking
+    finally:
+        filling.cancel()
