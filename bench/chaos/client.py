@@ -7,21 +7,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Generic, TypeVar
+from typing import Any
 
+from bench.chaos.attempt import Attempt, Ended
 from bench.chaos.record import GONE, Conversation
 from bench.chaos.reference import Play
-from bench.chaos.talk import Broke, Garbled, Hung, Refused, Talk, opening, prompt
-from bench.chaos.tally import OK, Tally
-from bench.chaos.weather import BROKEN, Weather
-
-T = TypeVar("T")
+from bench.chaos.talk import Broke, Talk, opening, prompt
+from bench.chaos.tally import Tally
+from bench.chaos.weather import Weather
 
 MAX_HELD = 4
 """Sessions that a client keeps open."""
 IDLE_SECONDS = 0.05
-REFUSED_SECONDS = 0.25
-"""A client that was refused waits for so long, as people and programs do."""
 
 
 @dataclass
@@ -32,14 +29,6 @@ class Manners:
     """Every prompt is streamed, and left after its first token."""
     break_off_uploads: bool = False
     """Whatever is sent breaks off in the middle."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended(Generic[T]):
-    """How a request ended. ``decided``: whether the service has said what became of it."""
-
-    value: T | None
-    decided: bool
 
 
 class Client:
@@ -58,7 +47,7 @@ class Client:
         self._rng = rng
         self._talk = talk
         self._plays = plays
-        self._weather = weather
+        self._attempt = Attempt(weather, tally)
         self._tally = tally
         self._manners = manners
         self.conversations: list[Conversation] = []
@@ -230,39 +219,3 @@ class Client:
         uploading = self._talk.break_off_upload(opening(script))
         await self._attempt("upload broken off", uploading)
         await asyncio.sleep(IDLE_SECONDS)
-
-    # --- how it ends ----------------------------------------------------------------------------
-
-    async def _attempt(
-        self, operation: str, request: Awaitable[T], *, right: frozenset[str] = frozenset()
-    ) -> Ended[T]:
-        """Make a request and note how it ended; an end that nothing excuses is a violation.
-
-        Args:
-            right: codes that are as they should be.
-        """
-        began = self._weather.now()
-        decided = False
-        try:
-            value = await request
-        except Refused as refused:
-            end, decided = refused.code, refused.decided
-            excused = end in right or self._weather.excuses(end, began)
-            problem = str(refused)
-        except Broke as broke:
-            end, problem = BROKEN, str(broke)
-            excused = self._weather.excuses(end, began)
-        except Hung as hung:
-            end, problem, excused = "hung", str(hung), False
-        except Garbled as garbled:
-            end, problem, excused = "garbled", str(garbled), False
-        else:
-            self._tally.note(operation, OK, self._weather.now() - began)
-            return Ended(value, decided=True)
-        seconds = self._weather.now() - began
-        self._tally.note(operation, end, seconds)
-        if end not in right:
-            await asyncio.sleep(REFUSED_SECONDS)
-        if not excused:
-            self._tally.blame(f"{operation} ended after {seconds:.1f} s: {problem}")
-        return Ended(None, decided=decided)
