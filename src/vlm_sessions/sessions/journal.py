@@ -244,7 +244,7 @@ def _translate(exc: Exception) -> Exception:
         if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
             error: VlmError = InsufficientStorage(
                 "The session journal cannot be written: its disk is full or failing. "
-                "Close sessions, or give VLM_STATE_DIR more room."
+                "Give VLM_STATE_DIR more room; closing sessions needs some as well."
             )
             error.__cause__ = exc
             return error
