@@ -69,7 +69,7 @@ bench-report: setup-dev ## write docs/performance.md from the runs in bench/resu
 chaos: haproxy setup-dev ## break a running service for ten minutes and check that nothing is lost
 	$(BIN)/python -m bench.chaos $(CHAOS_ARGS)
 
-train: setup-dev ## train the built-in model anew, an hour and a half on two cores
+train: setup-dev ## train the built-in model anew, two and a half hours on two cores
 	$(BIN)/python -m demo.train
 
 evaluate: setup-dev ## ask the built-in model about pictures that it has never seen

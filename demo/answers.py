@@ -44,11 +44,13 @@ def about_cell(kind: str, text: str, thing: Thing | None) -> Question:
 
 
 def about_attribute(kind: str, text: str, thing: Thing | None, form: str) -> Question:
-    """One attribute of the thing in a cell, by the form of the question."""
+    """One attribute of the thing in a cell, by the form of the question.
+
+    It says too little of the thing for "another one" to mean anything.
+    """
     if thing is None:
         return Question(kind, text, NOTHING_THERE, form=form)
-    topic = Kind(thing.colour, thing.shape)
-    return Question(kind, text, attribute(thing, form), (thing,), topic, form)
+    return Question(kind, text, attribute(thing, form), (thing,), None, form)
 
 
 def about_one(kind: str, template: str, rng: Random, scene: Scene, wanted: Kind) -> Question:

@@ -336,13 +336,15 @@ BASE_WEIGHTS = {
 class Dialogue:
     """Asks about one scene, turn after turn; `scene` is None before any picture is shown.
 
-    `weights` maps a kind of question to how often it is asked, beside the other kinds.
+    `weights` maps a kind of question to how often it is asked, beside the other kinds;
+    `twin_share` is how often the next question is one on the way to "where is the other one".
     """
 
     rng: Random
     scene: Scene | None
     weights: Mapping[str, float] = field(default_factory=lambda: BASE_WEIGHTS)
     follow_up_share: float = 0.65
+    twin_share: float = 0.0
     memory: Question | None = None
 
     def show(self, scene: Scene) -> None:
@@ -356,7 +358,11 @@ class Dialogue:
             return small_talk(self.rng, self._choose(TALK_KINDS))
         if self.scene is None:
             return self._without_picture()
-        question = self._follow_up(self.scene)
+        question = None
+        if self.twin_share and self.rng.random() < self.twin_share:
+            question = towards_twin(self.rng, self.scene, self.memory)
+        if question is None:
+            question = self._follow_up(self.scene)
         if question is None:
             question = QUESTIONS[self._choose(tuple(QUESTIONS))](self.rng, self.scene)
         self.memory = question
@@ -365,7 +371,7 @@ class Dialogue:
     def _follow_up(self, scene: Scene) -> Question | None:
         memory = self.memory or Question("start", "", "")
         question = other_where(self.rng, scene, memory)
-        if question is not None and self.rng.random() < 0.6:
+        if question is not None and self.rng.random() < 0.75:
             return question  # it fits so seldom that it would hardly be learned
         share = self.follow_up_share if self.memory else 0.04
         if self.rng.random() >= share:
@@ -418,6 +424,34 @@ def written(rng: Random, text: str) -> str:
     elif chance < 0.6:
         text = text.upper()
     return text + rng.choice(("?", "?", "", "", ".", " ?", "!", "??"))
+
+
+def towards_twin(rng: Random, scene: Scene, memory: Question | None) -> Question | None:
+    """The next question on the way to "where is the other one", by any road that leads there.
+
+    One thing that has a twin is spoken of, often as what is beside another; then it is asked
+    whether there is another one, and where. None where no such thing was hit upon.
+    """
+    memory = memory or Question("start", "", "")
+    if (question := other_where(rng, scene, memory)) is not None:
+        return question
+    if memory.kind not in ("another", "other_where") and _has_twin(scene, memory):
+        return another(rng, scene, memory)
+    # what is beside another takes one step more than all else, and is learned last
+    by_neighbour = rng.random() < 0.7
+    for _ in range(8):
+        if by_neighbour:
+            question = it_beside(rng, scene, memory) or QUESTIONS["beside"](rng, scene)
+        else:
+            question = QUESTIONS[rng.choice(tuple(QUESTIONS))](rng, scene)
+        if question is not None and _has_twin(scene, question):
+            return question
+    return None
+
+
+def _has_twin(scene: Scene, memory: Question) -> bool:
+    """Whether one thing is spoken of and "another one" would mean one that is there."""
+    return len(memory.things) == 1 and memory.topic is not None and bool(_others(scene, memory))
 
 
 def _others(scene: Scene, memory: Question) -> tuple[Thing, ...]:

@@ -65,16 +65,25 @@ class Conversations(IterableDataset[dict[str, Tensor]]):
 
     `weights` is shared with the trainer, one for each of KINDS: how often a kind is asked. Every
     `LONG_EVERY`-th batch has fewer and longer rows, in which pictures come late, or two of them.
+    `twin_share`: of the pictures, those chosen for their twins; of the questions about any, those
+    that lead to "where is the other one".
     """
 
     SHORT = (32, 192)  # rows, tokens a row
     LONG = (12, 384)
     LONG_EVERY = 6
 
-    def __init__(self, pictures: npt.NDArray[np.uint8], weights: Tensor, seed: int) -> None:
+    def __init__(
+        self,
+        pictures: npt.NDArray[np.uint8],
+        weights: Tensor,
+        seed: int,
+        twin_share: float = 0.0,
+    ) -> None:
         self.pictures = pictures
         self.weights = weights
         self.seed = seed
+        self.twin_share = twin_share
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         rng = Random(self.seed)
@@ -88,7 +97,10 @@ class Conversations(IterableDataset[dict[str, Tensor]]):
             yield self._collate([make(rng, length, weights) for _ in range(num_rows)], length)
 
     def _pick(self, rng: Random, row: Row) -> Scene:
+        with_twins = self.twin_share > 0 and rng.random() < self.twin_share
         number, mirrored = rng.randrange(len(self.pictures)), rng.random() < 0.5
+        while with_twins and not make_scene(number).has_twins():
+            number = rng.randrange(len(self.pictures))
         row.scenes.append((number, mirrored))
         scene = make_scene(number)
         return scene.mirrored() if mirrored else scene
@@ -108,7 +120,7 @@ class Conversations(IterableDataset[dict[str, Tensor]]):
             segment += 1
             num_turns = 99 if linear else 1 if rng.random() < 0.55 else rng.randint(2, 9)
             position = len(prefix) + _gap(rng)
-            dialogue = Dialogue(rng, scene, weights)
+            dialogue = Dialogue(rng, scene, weights, twin_share=self.twin_share)
             for turn in range(num_turns):
                 question = dialogue.ask()
                 words = encode(question.text) if turn == 0 else [ids[USER], *encode(question.text)]
@@ -128,7 +140,7 @@ class Conversations(IterableDataset[dict[str, Tensor]]):
         prefix = [ids[BOS], *_system(rng)]
         row.add(prefix, 0, 0)
         position = len(prefix)
-        dialogue = Dialogue(rng, None, weights)
+        dialogue = Dialogue(rng, None, weights, twin_share=self.twin_share)
         shows = {rng.choice((0, 0, 0, 1, 2, 3))} if rng.random() < 0.95 else set()
         if rng.random() < 0.35:
             shows.add(rng.randint(1, 8))

@@ -69,6 +69,10 @@ class Scene:
         """The things of that kind, in reading order."""
         return tuple(thing for thing in self.things if thing.is_a(kind))
 
+    def has_twins(self) -> bool:
+        """Whether two things are alike in colour and shape."""
+        return len({(thing.colour, thing.shape) for thing in self.things}) < len(self.things)
+
     def beside(self, thing: Thing, direction: str) -> Thing | None:
         """The nearest thing that way in the same row (left, right) or column (above, below)."""
         step_row, step_column = STEPS[direction]

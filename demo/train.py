@@ -1,8 +1,10 @@
-"""Trains the built-in model from nothing: `python -m demo.train --minutes 83 --out demo/model`.
+"""Trains the built-in model from nothing: `python -m demo.train --minutes 155 --out demo/model`.
 
-Two stages share the time. First the vision tower and the projector learn to name what lies under
+Three stages share the time. First the vision tower and the projector learn to name what lies under
 each patch, as LLaVA's own tower comes trained already; without it, questions that search by two
 attributes ("where is the red circle") stay hard for hours. Then everything learns conversations.
+At last, at a lower rate, conversations in which two shapes are alike and "the other one" is asked
+for: the one question that the others hardly teach.
 
 The learning rate follows the clock, not the steps: it is zero when the minutes are over, on any
 machine. `--resume` goes on from the last checkpoint with the minutes that were left.

@@ -1,4 +1,4 @@
-"""Two stages, one clock: steps, checkpoints, and which questions need to be asked more."""
+"""Three stages, one clock: steps, checkpoints, and which questions need to be asked more."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Trainer:
         self.optimizers = self._optimizers()
 
     def run(self) -> None:
-        """Both stages, or what is left of them, and the saved model."""
+        """All stages, or what is left of them, and the saved model."""
         with self._progress() as progress:
             task = progress.add_task("drawing", total=self.recipe.num_pictures, note="")
             pictures = draw_store(
@@ -63,24 +63,37 @@ class Trainer:
             )
         if self.stage == 0:
             self.train_vision(pictures)
-        self.train_talk(pictures)
+        if self.stage == 1:
+            self.train_talk(pictures)
+        self.train_twins(pictures)
         self.model.set_attn_implementation("sdpa")
         save(self.model, self.out)
         self.console.print(f"saved {self.out}")
 
     def train_vision(self, pictures: Pictures) -> None:
-        budget = self.recipe.minutes * 60 * self.recipe.vision_share
-        self._run_stage(self._vision_step, pictures, budget, "vision")
-        self.stage, self.step, self.elapsed = 1, 0, 0.0
-        self.optimizers = self._optimizers()
+        self._run_stage(self._vision_step, pictures, self.recipe.vision_share, "vision")
+        self._enter_stage(1)
 
     def train_talk(self, pictures: Pictures) -> None:
-        budget = self.recipe.minutes * 60 * (1 - self.recipe.vision_share)
-        self._run_stage(self._talk_step, pictures, budget, "conversation")
+        share = 1 - self.recipe.vision_share - self.recipe.twin_share
+        self._run_stage(self._talk_step, pictures, share, "conversation")
+        self._enter_stage(2)
+
+    def train_twins(self, pictures: Pictures) -> None:
+        """Conversations again, at a lower rate, of which many lead to "where is the other one".
+
+        It is the one question that all else hardly teaches: who has a twin is spoken of seldom.
+        """
+        self._run_stage(self._talk_step, pictures, self.recipe.twin_share, "twins")
+
+    def _enter_stage(self, stage: int) -> None:
+        self.stage, self.step, self.elapsed = stage, 0, 0.0
+        self.optimizers = self._optimizers()
 
     # --- the loop
 
-    def _run_stage(self, take_step: TakeStep, pictures: Pictures, budget: float, name: str) -> None:
+    def _run_stage(self, take_step: TakeStep, pictures: Pictures, share: float, name: str) -> None:
+        budget = self.recipe.minutes * 60 * share
         batches = iter(self._batches(pictures))
         start = time.monotonic() - self.elapsed
         saved = reported = time.monotonic()
@@ -176,20 +189,24 @@ class Trainer:
         ]
 
     def _set_rate(self, done: float) -> None:
-        rates = self.recipe.talk_rates if self.stage else self.recipe.vision_rates
+        recipe = self.recipe
+        rates = (recipe.vision_rates, recipe.talk_rates, recipe.twin_rates)[self.stage]
         for optimizer, rate in zip(self.optimizers, rates, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = rate * self.recipe.rate_factor(done) * group["scale"]
+                group["lr"] = rate * recipe.rate_factor(done) * group["scale"]
 
     def _batches(self, pictures: Pictures) -> DataLoader[dict[str, Tensor]]:
         # a resumed run goes on with other questions than it began with
         seed = self.recipe.seed + 1_000_003 * (self.step + 1)
         dataset = (
-            Conversations(pictures, self.kind_weights, seed)
+            Conversations(pictures, self.kind_weights, seed, self._twins_asked())
             if self.stage
             else Patches(pictures, self.recipe.vision_batch, seed)
         )
         return DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=8)
+
+    def _twins_asked(self) -> float:
+        return self.recipe.twins_asked if self.stage == 2 else 0.0
 
     def _put(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)

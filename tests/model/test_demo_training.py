@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import torch
 
 from demo.attention import FLOAT32_ATTENTION, branch_mask, register_float32_attention
-from demo.dialogue import KINDS
+from demo.dialogue import KINDS, Dialogue
 from demo.model import build_model
 from demo.recipe import Recipe
 from demo.rows import IGNORE, Conversations, start_weights
-from demo.store import draw_store
+from demo.store import draw_store, make_scene
 from demo.tokenizer import ASSISTANT, EOS, IMAGE, token_ids
 from demo.trainer import Trainer
 
@@ -102,3 +103,39 @@ def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("done", "factor"), [(0.0, 0.01), (0.1, 1.0), (0.625, 0.5), (1.0, 0.0)])
 def test_the_rate_falls_to_zero_with_the_clock(done: float, factor: float) -> None:
     assert Recipe().rate_factor(done) == pytest.approx(factor, abs=1e-6)
+
+
+def test_the_last_stage_asks_where_the_other_one_is_and_by_hard_roads() -> None:
+    pictures = np.zeros((200, 96, 96, 3), dtype=np.uint8)
+    shares = {}
+    for twin_share in (0.0, 0.5):
+        rows = iter(Conversations(pictures, start_weights(), seed=1, twin_share=twin_share))
+        kinds = torch.cat([next(rows)["kinds"] for _ in range(8)])
+        shares[twin_share] = (kinds == KINDS.index("other_where")).float().mean()
+    assert shares[0.5] > 2 * shares[0.0] > 0
+
+
+def test_another_one_is_asked_for_only_where_it_is_known_what_it_would_be() -> None:
+    asked = 0
+    for seed in range(400):
+        dialogue = Dialogue(Random(seed), make_scene(seed), twin_share=0.5)
+        for _ in range(8):
+            before = dialogue.memory
+            question = dialogue.ask()
+            if question.kind == "another":
+                assert before is not None
+                assert before.topic is not None
+                assert before.kind not in ("size_at", "colour_at", "shape_at")
+                asked += 1
+    assert asked > 100
+
+
+def test_a_run_goes_through_its_stages_and_what_is_left_of_them(tmp_path: Path) -> None:
+    recipe = Recipe(minutes=0.001, num_pictures=8, vision_batch=4)
+    trainer = Trainer(recipe, tmp_path / "store.npy", tmp_path, tmp_path / "out", 1)
+    trainer.run()
+    assert trainer.stage == 2
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    resumed = Trainer(recipe, tmp_path / "store.npy", tmp_path, tmp_path / "out", 1)
+    resumed.resume()
+    assert (resumed.stage, resumed.step) == (2, trainer.step)
