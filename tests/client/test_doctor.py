@@ -33,7 +33,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_missing(
 def test_kernels_that_are_not_compiled_are_weak_with_the_way_to_get_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(machine, "usable", lambda: (Path("built/avx2.so"),))
+    monkeypatch.setattr(machine, "usable", lambda: (Path("built/avx2-0123456789ab.so"),))
     assert machine.kernels().found == "compiled, for avx2"
     monkeypatch.setattr(machine, "usable", tuple)
     assert machine.kernels().state is State.WEAK

@@ -35,7 +35,7 @@ def test_where_there_is_a_compiler_the_kernels_are_built() -> None:
     assert load_library() is not None
 
 
-@pytest.fixture(params=BUILT, ids=lambda path: path.stem)
+@pytest.fixture(params=BUILT, ids=build.kind)
 def library(request: pytest.FixtureRequest) -> Library:
     return Library(request.param)
 
@@ -196,6 +196,16 @@ def test_without_a_compiler_the_build_says_how_to_get_one(tmp_path: Path) -> Non
     )
     assert done.returncode == 1
     assert "apt-get install gcc" in done.stderr
+
+
+def test_a_library_of_other_sources_is_not_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variant in build.variants():
+        build.library_path(variant, tmp_path).touch()
+    assert build.usable(tmp_path)
+    monkeypatch.setattr(build, "sources_digest", lambda: "of others")
+    assert not build.usable(tmp_path)
 
 
 @needs_compiler

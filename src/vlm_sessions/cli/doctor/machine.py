@@ -14,7 +14,7 @@ from vlm_sessions.access.key_file import KeyFile
 from vlm_sessions.cli.doctor.finding import Finding, State
 from vlm_sessions.config import Settings
 from vlm_sessions.errors import ConfigError
-from vlm_sessions.model.native.build import usable
+from vlm_sessions.model.native.build import kind, usable
 from vlm_sessions.serve import edge
 from vlm_sessions.serve.errors import CannotServe
 from vlm_sessions.serve.frontend import find_java
@@ -66,7 +66,7 @@ def kernels() -> Finding:
     """What computes on a CPU."""
     libraries = usable()
     if libraries:
-        return Finding("kernels", State.GOOD, f"compiled, for {libraries[0].stem}")
+        return Finding("kernels", State.GOOD, f"compiled, for {kind(libraries[0])}")
     remedy = "apt-get install gcc libc6-dev; python -m vlm_sessions.model.native.build"
     return Finding("kernels", State.WEAK, "torch's own: slower on a CPU", remedy)
 

@@ -8,6 +8,7 @@ machine without one goes on with torch's own kernels.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -61,11 +63,21 @@ def variants() -> tuple[Variant, ...]:
 
 
 def library_path(variant: Variant, directory: Path = BUILT) -> Path:
-    return directory / f"{variant.name}.so"
+    """Named after the sources too, so that one that was built from others is never loaded."""
+    return directory / f"{variant.name}-{sources_digest()}.so"
+
+
+@cache
+def sources_digest() -> str:
+    digest = hashlib.sha256(repr(FLAGS).encode())
+    for path in sorted([*HERE.glob("*.c"), *HERE.glob("*.h")]):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def usable(directory: Path = BUILT) -> tuple[Path, ...]:
-    """The libraries that are built and that this processor can run, the best first."""
+    """The libraries that are built from these sources and that this processor can run, the best
+    first."""
     flags = processor_flags()
     paths = (library_path(v, directory) for v in variants() if v.needs <= flags)
     return tuple(path for path in paths if path.exists())
@@ -79,6 +91,11 @@ def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         return frozenset()
     said = next((line for line in lines if line.startswith("flags")), "")
     return frozenset(said.partition(":")[2].split())
+
+
+def kind(path: Path) -> str:
+    """The variant's name of a library."""
+    return path.stem.partition("-")[0]
 
 
 def build(compiler: str, variant: Variant, directory: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vlm_sessions.model.native.build import usable
+from vlm_sessions.model.native.build import kind, usable
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +61,11 @@ class Library:
         library = ctypes.CDLL(str(path))
         if library.prepare() != 0:
             raise OSError(f"the system does not allow what {path.name} needs")
-        self.name = path.stem
+        self.name = kind(path)
         self._functions: dict[tuple[str, torch.dtype], Callable[..., int]] = {}
         for name, types in _SIGNATURES.items():
-            for dtype, kind in DTYPES.items():
-                function = library[f"{name}_{kind}"]
+            for dtype, suffix in DTYPES.items():
+                function = library[f"{name}_{suffix}"]
                 function.argtypes = types
                 self._functions[name, dtype] = function
 
@@ -225,5 +225,5 @@ def load_library() -> Library | None:
         try:
             return Library(path)
         except OSError as exc:  # built elsewhere, or forbidden here: the next one may do
-            logger.warning("The %s kernels cannot be used: %s.", path.stem, exc)
+            logger.warning("The %s kernels cannot be used: %s.", kind(path), exc)
     return None
