@@ -14,6 +14,7 @@ import gc
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,6 +130,7 @@ def build(
         engine_command, clock: see ``App``.
     """
     _configure_logs(settings)
+    _ignore_warnings_about_pictures()
     model, name = settings.model or str(built_in), settings.model or BUILT_IN_NAME
     return App(settings, model, name, engine_command=engine_command, clock=clock)
 
@@ -239,6 +241,13 @@ def _no_garbage_sought() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _ignore_warnings_about_pictures() -> None:
+    """Pillow warns of what is odd in a client's file, in words with numbers from it: Python would
+    write each to standard error, past the log, and remember each for ever.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _configure_logs(settings: Settings) -> None:

@@ -219,7 +219,8 @@ class Settings(BaseModel):
         25, ge=1, le=1024, description="Body of a request, and its images with fetched ones, MiB."
     )
     max_image_mb: int = Field(20, ge=1, description="Encoded bytes of one image, MiB.")
-    max_image_megapixels: int = Field(50, ge=1, description="Size of one decoded image.")
+    # Pillow refuses more than 178,956,970 pixels by itself.
+    max_image_megapixels: int = Field(50, ge=1, le=178, description="Size of one decoded image.")
     max_images_per_session: int = Field(
         16, ge=1, description="Images of one session, those of its prompts included."
     )

@@ -77,7 +77,11 @@ class Processor(Protocol):
         ...
 
     def num_image_tokens(self, width: int, height: int) -> int:
-        """Placeholders for an image of this size, in pixels."""
+        """Placeholders for an image of this size, in pixels.
+
+        Raises:
+            InvalidImage: the model cannot be shown an image of this shape.
+        """
         ...
 
     def encode_opening(self, system: str | None, images: Sequence[ImageRef]) -> Segment:
@@ -119,5 +123,9 @@ class Processor(Protocol):
     def detokenizer(self) -> Detokenizer: ...
 
     def pixels(self, image: Image, digest: str) -> PixelImage:
-        """Resize and normalise a decoded RGB image. Takes milliseconds: call it off the loop."""
+        """Resize and normalise a decoded RGB image. Takes milliseconds: call it off the loop.
+
+        Raises:
+            InvalidImage: as ``num_image_tokens`` does.
+        """
         ...

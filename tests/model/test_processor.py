@@ -166,6 +166,13 @@ def test_an_image_like_a_thread_is_refused_before_it_is_blown_up(processor: HFPr
         processor.pixels(Image.new("RGB", (1, 5000)), "digest")
 
 
+def test_an_image_like_a_thread_is_refused_when_it_is_sent_not_when_it_is_asked_about(
+    processor: HFProcessor,
+) -> None:
+    with pytest.raises(InvalidImage, match="1 × 5000"):
+        processor.num_image_tokens(1, 5000)  # what an opening asks for
+
+
 def test_threads_may_share_a_processor(processor: HFProcessor) -> None:
     def encode(number: int) -> tuple[int, ...]:
         text = f"Question {number % 4}?" * 20

@@ -1,7 +1,7 @@
 """Encoded bytes to an RGB picture, as a person would see it, within limits.
 
-Pillow's global settings are left alone: limits are checked here, on the header, before any pixel is
-decoded.
+What is not the picture is left out first (``strip``). Pillow's global settings are left alone:
+limits are checked here, on the header, before any pixel is decoded.
 """
 
 from __future__ import annotations
@@ -12,12 +12,30 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from vlm_sessions.errors import InvalidImage, PayloadTooLarge, UnsupportedMedia
+from vlm_sessions.media.strip import strip_image
+from vlm_sessions.media.viewing import Layout, as_viewed
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""What is accepted, as Pillow names it: formats of the web, whose decoders are well tried."""
+_PLUGINS = {
+    "JPEG": JpegImagePlugin,
+    "PNG": PngImagePlugin,
+    "WEBP": WebPImagePlugin,
+    "GIF": GifImagePlugin,
+    "BMP": BmpImagePlugin,
+}
+FORMATS = tuple(_PLUGINS)
+"""What is accepted, as Pillow names it: formats of the web, whose decoders are well tried. Their
+plugins are imported above, for Pillow imports all that it has when asked for one that is not."""
 
 CONTENT_TYPES = {
     "image/jpeg": "JPEG",
@@ -30,7 +48,24 @@ CONTENT_TYPES = {
 """Content type of a raw image body -> format. The bytes decide; this only refuses early."""
 
 _FORMAT_NAMES = "JPEG, PNG, WebP, GIF and BMP"
-_SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+_BI_RLE8, _BI_RLE4 = 1, 2
+_BMP_START = struct.Struct("<2s12xI12xI")
+"""The signature, the size of the header after the file's own, and its biCompression."""
+
+# What Pillow's decoders raise for damaged data, by its own documentation and by our fuzzing.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,32 +111,32 @@ def decode_image(content: bytes, *, max_megapixels: int) -> DecodedImage:
     """
     if not content:
         raise InvalidImage("An image is empty. Send the bytes of a picture.")
+    if _is_run_length_bmp(content):
+        raise InvalidImage("A BMP is compressed, which is not supported. Save it as PNG.")
+    picture_only = io.BytesIO(strip_image(content))
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(picture_only, formats=FORMATS) as image:
             _check_size(image, max_megapixels)
+            layout = Layout.of(image)
             image.load()
-            return DecodedImage(_to_rgb(ImageOps.exif_transpose(image)), image.format or "")
+            return DecodedImage(as_viewed(image, layout), image.format or "")
     except Image.DecompressionBombError as exc:
         raise _too_many_pixels(max_megapixels) from exc
     except UnidentifiedImageError as exc:
         raise InvalidImage(
             f"An image is not one of {_FORMAT_NAMES}, or its beginning is damaged."
         ) from exc
-    # What Pillow's decoders raise for damaged data, by its own documentation and its fuzzers.
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        MemoryError,
-        struct.error,
-        zlib.error,
-    ) as exc:
+    except _DAMAGE as exc:
         raise InvalidImage("An image is damaged or cut short. Send the whole file.") from exc
+
+
+def _is_run_length_bmp(content: bytes) -> bool:
+    """Pillow decodes these byte by byte in Python: 4 kB of them keep the GIL busy for seconds."""
+    if len(content) < _BMP_START.size:
+        return False
+    signature, header_bytes, compression = _BMP_START.unpack_from(content)
+    long_header = signature == b"BM" and header_bytes >= 40  # a short one has no such field
+    return long_header and compression in (_BI_RLE8, _BI_RLE4)
 
 
 def _check_size(image: Image.Image, max_megapixels: int) -> None:
@@ -114,15 +149,3 @@ def _too_many_pixels(max_megapixels: int) -> PayloadTooLarge:
         f"An image has more than {max_megapixels} megapixels, which is the limit. "
         "Send a smaller one; VLM_MAX_IMAGE_MEGAPIXELS raises the limit."
     )
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """What a viewer would show."""
-    if image.mode in _SIXTEEN_BIT or image.mode == "I":
-        # Pillow clips 16-bit grey at 255 where a viewer scales it.
-        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")

@@ -142,6 +142,17 @@ class HFProcessor:
         return self._checkpoint.max_context
 
     def num_image_tokens(self, width: int, height: int) -> int:
+        """See ``processing.Processor``.
+
+        Raises:
+            InvalidImage: so elongated that resizing its short side would make its long side huge.
+        """
+        short, long = sorted((width, height))
+        if long > MAX_ASPECT_RATIO * short:
+            raise InvalidImage(
+                f"The image is {width} × {height} pixels; one side may be at most "
+                f"{MAX_ASPECT_RATIO} times as long as the other."
+            )
         return self._checkpoint.num_image_tokens(width, height)
 
     def encode_opening(self, system: str | None, images: Sequence[ImageRef]) -> Segment:
@@ -185,17 +196,7 @@ class HFProcessor:
         )
 
     def pixels(self, image: Image, digest: str) -> PixelImage:
-        """See ``processing.Processor``.
-
-        Raises:
-            InvalidImage: so elongated that resizing its short side would make its long side huge.
-        """
-        short, long = sorted(image.size)
-        if long > MAX_ASPECT_RATIO * short:
-            raise InvalidImage(
-                f"The image is {image.width} × {image.height} pixels; one side may be at most "
-                f"{MAX_ASPECT_RATIO} times as long as the other."
-            )
+        self.num_image_tokens(image.width, image.height)  # refuses what may not be resized
         tiling = self._checkpoint.tiling
         # A picture among several is not cut; the other one is made as small as can be.
         whole_only = tiling is not None and tiling.whole_only

@@ -1,0 +1,7 @@
+"""``python -m bench.fuzz``: a great many hostile inputs, and what became of each kind.
+
+corpus/      pictures: good and odd ones with what a person sees in them, bad ones with the reason
+targets/     what is fed, with what, and what must hold
+run.py       feeding one target, in a process of its own
+__main__.py  all of them, their report
+"""
