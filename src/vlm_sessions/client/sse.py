@@ -30,6 +30,8 @@ class SseParser:
         between the two, or inside a character's UTF-8 bytes, does no harm.
         """
         self._buffer += chunk
+        if b"\n" not in chunk:  # a long line that comes in small pieces is looked at once
+            return []
         *lines, rest = bytes(self._buffer).split(b"\n")
         self._buffer = bytearray(rest)
         events = (self._take_line(line.removesuffix(b"\r").decode()) for line in lines)

@@ -43,8 +43,8 @@ REFUSALS: Mapping[str, Refusal] = {
     "not_found": Refusal(
         errors.NotFound,
         "No such path. There are /invocations, /v1/chat/completions, /v1/models, "
-        "/endpoints/NAME/invocations, /endpoints/NAME/invocations-response-stream, /ping and "
-        "/metrics.",
+        "/endpoints/NAME/invocations, /endpoints/NAME/invocations-response-stream, "
+        "/openapi.json, /ping and /metrics.",
     ),
     "use_get": Refusal(errors.MethodNotAllowed, "Use GET.", allow="GET, HEAD"),
     "use_post": Refusal(errors.MethodNotAllowed, "Use POST.", allow="POST"),

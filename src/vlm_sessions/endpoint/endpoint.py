@@ -18,6 +18,7 @@ from vlm_sessions import metrics as prometheus
 from vlm_sessions.config import Settings
 from vlm_sessions.endpoint.exchange import Exchange
 from vlm_sessions.endpoint.guard import Guard
+from vlm_sessions.endpoint.openapi import openapi_json
 from vlm_sessions.endpoint.ports import AnswerStream, Service
 from vlm_sessions.endpoint.replies import error_reply, json_reply, with_common_headers
 from vlm_sessions.endpoint.stream import StreamBody
@@ -41,8 +42,8 @@ from vlm_sessions.protocol.dialects import (
     read_invocation,
 )
 from vlm_sessions.protocol.http import HttpReply, HttpRequest
-from vlm_sessions.protocol.jsonio import dump_json
 from vlm_sessions.protocol.openai_reply import openai_models
+from vlm_sessions.protocol.replies import HealthReply
 from vlm_sessions.protocol.schema import (
     Answer,
     CancelPrompt,
@@ -119,7 +120,13 @@ class Endpoint:
             "/invocations": _Route("invocations", "POST", self._invoke),
             "/v1/chat/completions": _Route("chat_completions", "POST", self._complete_chat),
             "/v1/models": _Route("models", "GET", self._list_models),
+            "/openapi.json": _Route("openapi", "GET", self._describe),
         }
+
+    @property
+    def routes(self) -> Mapping[str, str]:
+        """Path -> its one method."""
+        return {path: route.method for path, route in self._routes.items()}
 
     async def handle(self, request: HttpRequest) -> HttpReply:
         """Answer a request. A streamed reply is returned once its first event is known, so that
@@ -173,12 +180,15 @@ class Endpoint:
             raise Draining("The service is shutting down. Send requests to another one.")
         if not self._service.ready:
             raise EngineUnavailable("Not ready yet: the model is loading or being restarted.")
-        health = {
-            "status": "Healthy",
-            "open_sessions": self._num_open_sessions(),
-            "prompts": self._service.num_prompts,
-        }
-        return json_reply(dump_json(health))
+        health = HealthReply(
+            status="Healthy",
+            open_sessions=self._num_open_sessions(),
+            prompts=self._service.num_prompts,
+        )
+        return json_reply(health.to_json())
+
+    async def _describe(self, _request: HttpRequest, _exchange: Exchange) -> HttpReply:
+        return json_reply(openapi_json())
 
     async def _tell_metrics(self, _request: HttpRequest, _exchange: Exchange) -> HttpReply:
         engine: EngineFigures | None = None

@@ -32,7 +32,9 @@ NEW_SESSION = "NEW_SESSION"
 MAX_SESSION_ID_CHARS = 200
 """The header with ``; Expires=…`` may have 256."""
 
-# SageMaker's pattern, [a-zA-Z0-9](-*[a-zA-Z0-9])*, in a form that cannot backtrack.
+SESSION_ID_PATTERN = "[a-zA-Z0-9](-*[a-zA-Z0-9])*"
+"""SageMaker's."""
+# The same in a form that cannot backtrack.
 _SESSION_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9-]*")
 
 

@@ -57,14 +57,16 @@ NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
 }
 """Fields for things that we do not do, with the values under which nothing is asked for."""
 
-_ROLES: Mapping[str, Literal["system", "user", "assistant"]] = {
+ROLES: Mapping[str, Literal["system", "user", "assistant"]] = {
     "system": "system",
     "developer": "system",
     "user": "user",
     "assistant": "assistant",
 }
 
-_IGNORED_IN_MESSAGES = frozenset({"name"})
+IGNORED_IN_MESSAGES = frozenset({"name"})
+EMPTY_VALUES: tuple[Any, ...] = ([], "")
+"""Of other fields of messages: clients send an assistant's back as they received it."""
 
 
 class _Body(BaseModel):
@@ -191,9 +193,8 @@ def _read_message(fields: Mapping[str, Any], place: str) -> ChatMessage:
     given = {name: value for name, value in fields.items() if value is not None}
     role = _read_role(given, place)
     for name, value in given.items():
-        # Clients send an assistant's message back as they received it, empty fields included.
-        known = name in ("role", "content") or name in _IGNORED_IN_MESSAGES
-        if not known and value not in ([], ""):
+        known = name in ("role", "content") or name in IGNORED_IN_MESSAGES
+        if not known and value not in EMPTY_VALUES:
             raise InvalidField(f"{place}.{show_name(name)}: not supported; leave it out.")
     texts, images = _read_content(given.get("content"), place)
     if images and role != "user":
@@ -205,9 +206,9 @@ def _read_message(fields: Mapping[str, Any], place: str) -> ChatMessage:
 
 def _read_role(message: Mapping[str, Any], place: str) -> Literal["system", "user", "assistant"]:
     role = message.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise InvalidField(f"{place}.role: must be system, developer, user or assistant.")
-    return _ROLES[role]
+    return ROLES[role]
 
 
 def _read_content(content: object, place: str) -> tuple[list[str], list[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints
+from pydantic.json_schema import SkipJsonSchema
 
 MAX_ITEMS = 4096
 """Of any list in a request. A session's own limit is far lower; this one keeps the event loop from
@@ -16,7 +17,13 @@ being held up by lists that nobody could mean."""
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # What has a default is written all the same: in the description of a reply it is required.
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        json_schema_serialization_defaults_required=True,
+    )
 
 
 class InlineImage(_Model):
@@ -34,7 +41,7 @@ class RawImage(BaseModel):
     content_type: str
 
 
-ImageInput = str | InlineImage | RawImage
+ImageInput = str | InlineImage | SkipJsonSchema[RawImage]
 """A URL (http, https), a data URL, base64, or bytes."""
 
 Images = Annotated[tuple[ImageInput, ...], FailFast(), Field(max_length=MAX_ITEMS)]

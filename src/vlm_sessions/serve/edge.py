@@ -87,8 +87,8 @@ def write_config(run_dir: RunDir, settings: Settings) -> Path:
             "max_request_bytes": str(settings.max_payload_mb * _MIB),
             "not_found": _body(
                 errors.NotFound,
-                "No such path. There are /invocations, /v1/chat/completions, /v1/models, /ping "
-                "and /metrics.",
+                "No such path. There are /invocations, /v1/chat/completions, /v1/models, "
+                "/openapi.json, /ping and /metrics.",
             ),
             "method_not_allowed": _body(errors.MethodNotAllowed, "Use GET or POST."),
             "payload_too_large": _body(

@@ -15,7 +15,7 @@ from vlm_sessions.protocol.dialects.native import NativeWriter, require_fitting_
 from vlm_sessions.protocol.jsonio import show_name
 from vlm_sessions.protocol.schema import CloseSession, Command, OpenSession
 
-_COMMANDS: Mapping[str, type[OpenSession | CloseSession]] = {
+COMMANDS: Mapping[str, type[OpenSession | CloseSession]] = {
     "NEW_SESSION": OpenSession,
     "CLOSE": CloseSession,
 }
@@ -30,7 +30,7 @@ def read_guide(fields: Mapping[str, Any], session_id: str | None) -> Call:
         BadRequest: a session is named where none may be, or the reverse.
     """
     kind = fields["requestType"]
-    if not isinstance(kind, str) or kind not in _COMMANDS:
+    if not isinstance(kind, str) or kind not in COMMANDS:
         raise UnknownType(
             f'requestType: "{show_name(kind)}" is not known; send NEW_SESSION or CLOSE.'
         )
@@ -40,6 +40,6 @@ def read_guide(fields: Mapping[str, Any], session_id: str | None) -> Call:
             f"{', '.join(others[:3])}: not allowed beside requestType; to open a session with "
             'images send {"type":"open_session","images":[…]}.'
         )
-    command: Command = _COMMANDS[kind]()
+    command: Command = COMMANDS[kind]()
     require_fitting_session(command, session_id)
     return Call(command, session_id, NativeWriter())

@@ -9,7 +9,17 @@ from vlm_sessions.errors import BadRequest, InvalidField, SessionIdMismatch, Unk
 from vlm_sessions.protocol.dialects.base import Call
 from vlm_sessions.protocol.headers import format_time
 from vlm_sessions.protocol.http import HttpRequest
-from vlm_sessions.protocol.jsonio import dump_json, show_name, validate
+from vlm_sessions.protocol.jsonio import show_name, validate
+from vlm_sessions.protocol.replies import (
+    AnswerReply,
+    CancelledReply,
+    ClosedReply,
+    DescribedReply,
+    ErrorFields,
+    ErrorReply,
+    OpenedReply,
+    RewoundReply,
+)
 from vlm_sessions.protocol.schema import (
     Answer,
     Cancelled,
@@ -143,65 +153,66 @@ def _refuse_raw_images(command: Command, name: str) -> None:
 
 
 class NativeWriter:
-    """Replies of our own dialect. Times are UTC, ``yyyy-mm-ddThh:mm:ssZ``, as in the headers."""
+    """Replies of our own dialect."""
 
     def opened(self, opened: Opened) -> bytes:
-        return dump_json(
-            {
-                "session_id": opened.lifetime.session_id,
-                "expires_at": format_time(opened.lifetime.expires_at),
-                "images": [image.model_dump() for image in opened.images],
-            }
-        )
+        return OpenedReply(
+            session_id=opened.lifetime.session_id,
+            expires_at=format_time(opened.lifetime.expires_at),
+            images=opened.images,
+        ).to_json()
 
     def answer(self, answer: Answer) -> bytes:
-        return dump_json(_answer_fields(answer))
+        return _answer_reply(answer).to_json()
 
     def cancelled(self, cancelled: Cancelled) -> bytes:
-        return dump_json({"cancelled": cancelled.cancelled})
+        return CancelledReply(cancelled=cancelled.cancelled).to_json()
 
     def described(self, described: Described) -> bytes:
-        return dump_json(
-            {
-                "session_id": described.lifetime.session_id,
-                "created_at": format_time(described.created_at),
-                "last_used_at": format_time(described.last_used_at),
-                "expires_at": format_time(described.lifetime.expires_at),
-                "max_expires_at": format_time(described.max_expires_at),
-                "system": described.system,
-                "images": [image.model_dump() for image in described.images],
-                "turns": [turn.model_dump() for turn in described.turns],
-                "tokens": described.tokens,
-                "dropped_turns": described.dropped_turns,
-                "caches": described.caches.model_dump(),
-            }
-        )
+        return DescribedReply(
+            session_id=described.lifetime.session_id,
+            created_at=format_time(described.created_at),
+            last_used_at=format_time(described.last_used_at),
+            expires_at=format_time(described.lifetime.expires_at),
+            max_expires_at=format_time(described.max_expires_at),
+            system=described.system,
+            images=described.images,
+            turns=described.turns,
+            tokens=described.tokens,
+            dropped_turns=described.dropped_turns,
+            caches=described.caches,
+        ).to_json()
 
     def rewound(self, rewound: Rewound) -> bytes:
-        return dump_json({"rewound": rewound.rewound, "turns": rewound.turns})
+        return RewoundReply(rewound=rewound.rewound, turns=rewound.turns).to_json()
 
     def closed(self, closed: Closed) -> bytes:
-        return dump_json({"closed": closed.closed})
+        return ClosedReply(closed=closed.closed).to_json()
 
     def error(self, error: VlmError) -> bytes:
-        return dump_json(_error_fields(error))
+        return _error_reply(error).to_json()
 
     def stream_start(self) -> bytes:
         return b""
 
     def stream_delta(self, delta: TextDelta) -> bytes:
-        return named_event("token", {"text": delta.text})
+        return named_event("token", delta.model_dump())
 
     def stream_answer(self, answer: Answer) -> bytes:
-        return named_event("done", _answer_fields(answer))
+        return named_event("done", _answer_reply(answer).model_dump())
 
     def stream_error(self, error: VlmError) -> bytes:
-        return named_event("error", _error_fields(error))
+        return named_event("error", _error_reply(error).model_dump())
 
 
-def _answer_fields(answer: Answer) -> dict[str, Any]:
-    return answer.model_dump(include={"text", "finish_reason", "usage", "timing"})
+def _answer_reply(answer: Answer) -> AnswerReply:
+    return AnswerReply(
+        text=answer.text,
+        finish_reason=answer.finish_reason,
+        usage=answer.usage,
+        timing=answer.timing,
+    )
 
 
-def _error_fields(error: VlmError) -> dict[str, Any]:
-    return {"error": {"code": error.code, "message": error.message}}
+def _error_reply(error: VlmError) -> ErrorReply:
+    return ErrorReply(error=ErrorFields(code=error.code, message=error.message))

@@ -21,7 +21,12 @@ from vlm_sessions.protocol.dialects.native import (
     check_body_session_id,
     require_fitting_session,
 )
-from vlm_sessions.protocol.jsonio import dump_json, validate
+from vlm_sessions.protocol.jsonio import validate
+from vlm_sessions.protocol.replies import (
+    SampleAnswerReply,
+    SampleClosedReply,
+    SampleOpenedReply,
+)
 from vlm_sessions.protocol.schema import (
     Answer,
     Closed,
@@ -91,10 +96,10 @@ class SampleWriter(NativeWriter):
     """The sample's three replies. Errors, which the sample does not have, are ours."""
 
     def opened(self, opened: Opened) -> bytes:
-        return dump_json({"session_id": opened.lifetime.session_id})
+        return SampleOpenedReply(session_id=opened.lifetime.session_id).to_json()
 
     def answer(self, answer: Answer) -> bytes:
-        return dump_json({"response_text": answer.text})
+        return SampleAnswerReply(response_text=answer.text).to_json()
 
     def closed(self, closed: Closed) -> bytes:
-        return dump_json({"success": closed.closed})
+        return SampleClosedReply(success=closed.closed).to_json()
