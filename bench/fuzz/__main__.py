@@ -101,7 +101,10 @@ def show(fed: Sequence[Fed], console: Console) -> None:
 
 
 def main(
-    target: Annotated[str, typer.Option(help=f"{', '.join(TARGETS)} or {ALL}.")] = ALL,
+    target: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(TARGETS)} or {ALL}; repeat it.")
+    ] = None,
+    *,
     inputs: Annotated[int, typer.Option(min=1, help="For each target.")] = NUM_INPUTS,
     seed: Annotated[int, typer.Option(help="The same one gives the same inputs.")] = 1,
     start: Annotated[int, typer.Option(min=0, help="Number of the first.")] = 0,
@@ -109,7 +112,7 @@ def main(
 ) -> None:
     """Feed the targets; ends with 1 if there was a finding."""
     console = Console()
-    names = list(TARGETS) if target == ALL else [target]
+    names = list(TARGETS) if target in (None, [ALL]) else list(target or ())
     if unknown := set(names) - set(TARGETS):
         raise typer.BadParameter(f"{', '.join(unknown)}: known are {', '.join(TARGETS)}, {ALL}")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -96,6 +97,7 @@ def feed_apart(
 def _feed_to(
     writer: Connection, name: str, num_inputs: int, seed: int, *, start: int, url: str
 ) -> None:
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # as in the service
     feed(TARGETS[name](url), name, num_inputs, seed, start=start, on_progress=writer.send)
     writer.close()
 
@@ -126,7 +128,8 @@ def feed(
             target.feed(seed, range(first, min(first + ROUND, start + num_inputs)), check)
         except Exception:  # noqa: BLE001 - whatever it is, it is what was looked for
             number = start + fed.num_inputs - 1
-            fed.findings.append(f"--seed {seed} --start {number}: {traceback.format_exc()}")
+            place = f"--seed {seed} --start {number} (in a round from {first})"
+            fed.findings.append(f"{place}: {traceback.format_exc()}")
             break
         if warm is None and fed.num_inputs >= WARM_UP * num_inputs:
             warm = Weight.of(target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +27,7 @@ class RunningService:
         self._opening = threading.Lock()
         self._session_id = ""
         self._picture = encode(picture(), "PNG")
+        self._num_open_before = self.http.get("/ping").json()["open_sessions"]
 
     def document(self) -> dict[str, Any]:
         """What it says of itself."""
@@ -53,13 +53,19 @@ class RunningService:
             self._forget()
 
     def processes(self) -> Sequence[psutil.Process]:
-        """The service's: children of who started this process, and theirs."""
-        siblings = psutil.Process(os.getppid()).children()
-        others = [sibling for sibling in siblings if sibling.pid != os.getpid()]
-        return [*others, *(child for each in others for child in each.children(recursive=True))]
+        """The service's: the parent of who listens on its port, and all below."""
+        port = httpx.URL(self.url).port
+        (edge,) = {
+            connection.pid
+            for connection in psutil.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        }
+        supervisor = psutil.Process(edge).parent()
+        assert supervisor is not None
+        return [supervisor, *supervisor.children(recursive=True)]
 
     def finish(self) -> None:
-        """Nothing waits or runs, no session is left open, and a person's question is answered.
+        """Nothing waits or runs, no session more is open, and a person's question is answered.
 
         Raises:
             AssertionError: it is not so.
@@ -68,7 +74,8 @@ class RunningService:
         with Client(self.url) as client, client.open(self._picture) as session:
             session.ask("What is in the top left?", max_new_tokens=16)
         health = self.http.get("/ping").json()
-        assert health == {"status": "Healthy", "open_sessions": 0, "prompts": 0}, health
+        left = (health["open_sessions"], health["prompts"])
+        assert left == (self._num_open_before, 0), health
 
     def _forget(self) -> None:
         with self._opening:

@@ -18,7 +18,7 @@ from vlm_sessions.protocol.schema import Command
 _CHAT = ChatDialect("demo", clock=lambda: 0.0)
 _INVOCATIONS, _COMPLETIONS = "/invocations", "/v1/chat/completions"
 
-_ENCODINGS = (*["utf-8"] * 12, "utf-8-sig", "utf-16", "latin-1", "utf-7")
+_ENCODINGS = (*["utf-8"] * 40, "utf-8-sig", "utf-16", "latin-1", "utf-7")
 _SESSIONS = (None, "", "NEW_SESSION", SESSION)
 _CONTENT_TYPES = (
     *["application/json"] * 40,

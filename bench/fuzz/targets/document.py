@@ -101,7 +101,7 @@ class _Feeding:
 
 
 def document_target(url: str) -> Target[Asked]:
-    """Of the service at ``url``, which the parent of this process has started."""
+    """Of the service at ``url``, on this machine."""
     pictures = st.sampled_from([odd.content for odd in odd_files()]) | st.binary(max_size=64)
     for content_type in CONTENT_TYPES:
         schemathesis.openapi.media_type(content_type, pictures)

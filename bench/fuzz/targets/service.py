@@ -121,5 +121,5 @@ class _Feeding:
 
 
 def service_target(url: str) -> Target[Exchange]:
-    """Of the service at ``url``, which the parent of this process has started."""
+    """Of the service at ``url``, on this machine."""
     return _Feeding(url).target()

@@ -35,11 +35,10 @@ class Written:
 
 
 def _make(dice: Dice) -> Written:
+    longest = dice.choice((8, 200, 200, 9000, 9000))
     return Written(
         pieces=[dice.text() for _ in range(dice.randrange(12))],
-        cuts=[
-            dice.randrange(1, 9000 if dice.one_in(4) else 40) for _ in range(dice.randrange(1, 7))
-        ],
+        cuts=[dice.randrange(1, longest) for _ in range(dice.randrange(1, 7))],
         as_chat=dice.one_in(2),
         fails=dice.one_in(4),
         repeat=700 if dice.one_in(50) else 1,

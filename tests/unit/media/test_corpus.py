@@ -15,6 +15,8 @@ from bench.fuzz.corpus.picture import distance
 from vlm_sessions.errors import VlmError
 from vlm_sessions.media.decode import decode_image
 
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # as in the service
+
 LOSSY = 8.0
 """Of 255: what compression may change, on average. A wrong turn changes 50 and more."""
 
