@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from bench.fuzz.catalog import NEED_SERVICE, TARGETS
 from bench.fuzz.run import Fed, feed_apart
-from bench.fuzz.targets import NEED_SERVICE, TARGETS
 from bench.keep import RESULTS, keep, moment
 from bench.machine import Machine, describe_machine, load_average
 from bench.service import ServiceFailed, running_service

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+from bench.fuzz.catalog import TARGETS
 from bench.fuzz.target import Target
-from bench.fuzz.targets import TARGETS
 
 ROUND = 1000
 WARM_UP = 0.1

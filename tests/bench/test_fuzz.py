@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from bench.fuzz.catalog import NEED_SERVICE, TARGETS
 from bench.fuzz.dice import Dice, at_random
 from bench.fuzz.run import Fed, feed, feed_apart
 from bench.fuzz.target import Target
-from bench.fuzz.targets import NEED_SERVICE, TARGETS
 from bench.fuzz.targets.images import damaged_image
 
 NUM_INPUTS = {"dialects": 3000, "headers": 3000, "images": 3000, "stream": 500}

@@ -58,6 +58,7 @@ def test_an_unknown_path_is_404_in_json_and_reaches_no_replica(
         ("DELETE", "/invocations", "POST"),
         ("POST", "/ping", "GET, HEAD"),
         ("POST", "/metrics", "GET, HEAD"),
+        ("POST", "/openapi.json", "GET, HEAD"),
         ("DELETE", "/v1/models", "GET, HEAD, POST"),
     ],
 )

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import boto3
+import httpx
 import psutil
 import pytest
 
@@ -15,6 +16,7 @@ from tests.torchserve.server import free_port
 from vlm_sessions.client import Client, ClientError
 from vlm_sessions.client.retry import RetryPolicy
 from vlm_sessions.client.sync import Session
+from vlm_sessions.endpoint.openapi import openapi_document
 from vlm_sessions.serve.packaging import ensure_packed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -138,3 +140,7 @@ def test_a_replica_killed_outright_comes_back_on_its_state(
     assert set(routing.states().values()) == {"ready"}
     for session in sessions:
         assert session.ask("How big is it?", max_new_tokens=16).text == "large"
+
+
+def test_the_document_of_the_service_is_published_through_the_router_too(routing: Routing) -> None:
+    assert httpx.get(routing.url + "/openapi.json").json() == openapi_document()

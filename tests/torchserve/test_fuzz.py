@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bench.fuzz.catalog import NEED_SERVICE, TARGETS
 from bench.fuzz.run import feed
-from bench.fuzz.targets import NEED_SERVICE, TARGETS
 from tests.torchserve.server import Server
 
 NUM_INPUTS = {"service": 300, "document": 60}
