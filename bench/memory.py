@@ -29,7 +29,7 @@ SIZES = (0, 100, 1000, 3000)
 NUM_CLIENTS = 4
 _MIB = 2**20
 # process -> what its command line has and no other's
-_MARKS = {
+MARKS = {
     "HAProxy": "haproxy",
     "TorchServe": "org.pytorch.serve.ModelServer",
     "worker": "model_service_worker",
@@ -80,12 +80,15 @@ async def _hold(client: AsyncClient, workload: Workload) -> None:
 def _memory() -> dict[str, float]:
     found = {}
     for process in psutil.Process().children(recursive=True):
-        command = " ".join(process.cmdline())
-        for name, mark in _MARKS.items():
-            if mark in command:
-                found[name] = round(process.memory_full_info().uss / _MIB, 1)
-                break
+        if name := name_of(process):
+            found[name] = round(process.memory_full_info().uss / _MIB, 1)
     return found
+
+
+def name_of(process: psutil.Process) -> str | None:
+    """Which of the service's processes it is; ``None``: none of them."""
+    command = " ".join(process.cmdline())
+    return next((name for name, mark in MARKS.items() if mark in command), None)
 
 
 def _state(folder: Path) -> float:
@@ -108,10 +111,10 @@ def main(
         console.print(str(exc), style="red", soft_wrap=True)
         raise typer.Exit(1) from exc
     table = Table(box=None, pad_edge=False, title="MiB of each process, KiB of state")
-    for heading in ("sessions", *_MARKS, "state"):
+    for heading in ("sessions", *MARKS, "state"):
         table.add_column(heading, justify="right")
     for each in footprints:
-        memory = [f"{each.memory_mib.get(name, 0):.0f}" for name in _MARKS]
+        memory = [f"{each.memory_mib.get(name, 0):.0f}" for name in MARKS]
         table.add_row(str(each.num_sessions), *memory, f"{each.state_kib:.0f}")
     console.print(table)
     report = Report(moment(), describe_machine(), footprints)

@@ -90,7 +90,7 @@ def show(fed: Sequence[Fed], console: Console) -> None:
             f"{each.num_inputs:,}",
             f"{each.num_inputs / max(each.seconds, 0.1):,.0f}",
             f"{each.slowest_ms:g}",
-            f"{each.memory_growth_mib:g}",
+            f"{sum(each.memory_growth_mib.values()):.1f}",
             f"{each.descriptors_growth}",
             ", ".join(f"{k} {v:,}" for k, v in list(each.outcomes.items())[:MOST_FREQUENT]),
         )

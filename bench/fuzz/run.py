@@ -7,13 +7,14 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
 from bench.fuzz.catalog import TARGETS
 from bench.fuzz.target import Target
+from bench.memory import name_of
 
 ROUND = 1000
 WARM_UP = 0.1
@@ -26,16 +27,17 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """Of processes together."""
+    """Of a target's processes."""
 
-    memory_mib: float
+    memory_mib: Mapping[str, float]
+    """Name of the process -> its resident memory."""
     descriptors: int
 
     @classmethod
     def of(cls, target: Target[Any]) -> Weight:
         processes = target.processes()
         return cls(
-            round(sum(each.memory_info().rss for each in processes) / _MIB, 1),
+            {name_of(each) or each.name(): each.memory_info().rss / _MIB for each in processes},
             sum(each.num_fds() for each in processes),
         )
 
@@ -51,7 +53,8 @@ class Fed:
     """What became of them -> how many."""
     slowest_ms: float = 0.0
     """Of the processor, for one input."""
-    memory_growth_mib: float = 0.0
+    memory_growth_mib: dict[str, float] = field(default_factory=dict)
+    """Of each process, by its name."""
     descriptors_growth: int = 0
     findings: list[str] = field(default_factory=list)
 
@@ -149,9 +152,12 @@ def _finish(target: Target[Any], fed: Fed, warm: Weight | None) -> None:
     except Exception:  # noqa: BLE001 - as above
         fed.findings.append(traceback.format_exc())
     end = Weight.of(target)
-    fed.memory_growth_mib = round(end.memory_mib - warm.memory_mib, 1)
+    fed.memory_growth_mib = {
+        name: round(memory - warm.memory_mib.get(name, 0.0), 1)
+        for name, memory in end.memory_mib.items()
+    }
     fed.descriptors_growth = end.descriptors - warm.descriptors
-    if fed.memory_growth_mib > target.max_growth_mib:
-        fed.findings.append(f"memory grew by {fed.memory_growth_mib} MiB")
+    if sum(fed.memory_growth_mib.values()) > target.max_growth_mib:
+        fed.findings.append(f"memory grew, MiB: {fed.memory_growth_mib}")
     if fed.descriptors_growth > MAX_MORE_DESCRIPTORS:
         fed.findings.append(f"there are {fed.descriptors_growth} more open descriptors")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from vlm_sessions.errors import InvalidField
 from vlm_sessions.protocol.jsonio import show_name, validate
-from vlm_sessions.protocol.schema import MAX_ITEMS, Chat, ChatMessage
+from vlm_sessions.protocol.schema import COUNT_LIMIT, MAX_ITEMS, Chat, ChatMessage
 
 ACCEPTED_AND_IGNORED = frozenset(
     {
@@ -83,11 +83,11 @@ class ChatBody(_Body):
     """The fields that we act on. ``messages`` are read one by one, for their messages' sake."""
 
     messages: Annotated[list[dict[str, Any]], FailFast(), Field(min_length=1, max_length=MAX_ITEMS)]
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, lt=COUNT_LIMIT)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=COUNT_LIMIT)
     temperature: float = Field(0.0, ge=0.0, le=5.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=-1)
+    top_k: int = Field(0, ge=-1, lt=COUNT_LIMIT)
     """-1, as vLLM's clients write it, and 0: no limit."""
     seed: int | None = Field(None, ge=0, lt=2**63)
     stop: str | list[str] = Field(default_factory=list)

@@ -15,6 +15,9 @@ MAX_ITEMS = 4096
 """Of any list in a request. A session's own limit is far lower; this one keeps the event loop from
 being held up by lists that nobody could mean."""
 
+COUNT_LIMIT = 2**31
+"""Of any count in a request: more than can be meant, less than a socket or a device can hold."""
+
 
 class _Model(BaseModel):
     # What has a default is written all the same: in the description of a reply it is required.
@@ -51,10 +54,10 @@ StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 class SamplingOptions(_Model):
     """Greedy unless a temperature is given."""
 
-    max_new_tokens: int | None = Field(None, ge=1)
+    max_new_tokens: int | None = Field(None, ge=1, lt=COUNT_LIMIT)
     temperature: float = Field(0.0, ge=0.0, le=5.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=0, description="0: no limit.")
+    top_k: int = Field(0, ge=0, lt=COUNT_LIMIT, description="0: no limit.")
     seed: int | None = Field(None, ge=0, lt=2**63)
     stop: Annotated[tuple[StopText, ...], FailFast()] = Field((), max_length=8, strict=False)
     ignore_eos: bool = False
@@ -107,7 +110,7 @@ class RewindSession(_Model):
     """The last turns are taken back, with the images that came with them."""
 
     type: Literal["rewind_session"] = "rewind_session"
-    turns: int = Field(1, ge=1, lt=2**31)
+    turns: int = Field(1, ge=1, lt=COUNT_LIMIT)
 
 
 class CloseSession(_Model):

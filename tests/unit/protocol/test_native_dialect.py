@@ -253,6 +253,12 @@ async def test_a_header_with_its_expiry_is_told_to_leave_it_out() -> None:
         ({}, "prompt.prompt: is required"),
         ({"prompt": 3}, "prompt.prompt: must be a string"),
         ({"prompt": ""}, "prompt.prompt: must have at least 1 character(s)"),
+        # The engine's socket holds 64 bits: a larger number used to end as an internal error.
+        ({"prompt": "x", "top_k": 2**64}, "prompt.top_k: must be below 2147483648"),
+        (
+            {"prompt": "x", "max_new_tokens": 2**31},
+            "prompt.max_new_tokens: must be below 2147483648",
+        ),
         ({"prompt": "x", "temperature": 9}, "prompt.temperature: must be at most 5"),
         ({"prompt": "x", "temperature": -0.1}, "prompt.temperature: must be at least 0"),
         ({"prompt": "x", "temperature": "hot"}, "prompt.temperature: must be a number"),

@@ -112,6 +112,8 @@ def test_what_we_do_not_do_is_accepted_only_where_nothing_is_asked(name: str) ->
         ({"response_format": {"type": "json_object"}}, "chat.response_format: not supported"),
         ({"tools": [{"type": "function"}]}, "chat.tools: not supported"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "send one of the two"),
+        ({"top_k": 2**64}, "chat.top_k: must be below 2147483648"),
+        ({"max_tokens": 10**30}, "chat.max_tokens: must be below 2147483648"),
         ({"temperature": "hot"}, "chat.temperature: must be a number"),
         ({"temperature": 9}, "chat.temperature: must be at most 5"),
         ({"stop": 3}, "chat.stop"),
