@@ -129,7 +129,7 @@ def feed(
     for first in range(start, start + num_inputs, ROUND):
         try:
             target.feed(seed, range(first, min(first + ROUND, start + num_inputs)), check)
-        except Exception:  # noqa: BLE001 - whatever it is, it is what was looked for
+        except (Exception, BaseExceptionGroup):  # noqa: BLE001 - it is what was looked for
             number = start + fed.num_inputs - 1
             place = f"--seed {seed} --start {number} (in a round from {first})"
             fed.findings.append(f"{place}: {traceback.format_exc()}")
