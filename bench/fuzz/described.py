@@ -27,6 +27,10 @@ class Described:
             found[path] = method.upper()
         return found
 
+    def statuses(self, path: str) -> set[str]:
+        """Of replies of ``path``."""
+        return set(self._operation(path)["responses"])
+
     def accepts(self, path: str, body: object) -> bool:
         """Whether ``path`` takes ``body`` as JSON."""
         content = self._operation(path)["requestBody"]["content"]

@@ -16,6 +16,7 @@ from bench.fuzz.targets.dialects import make_request
 from tests.support.door import ask, json_of, make_endpoint, request
 from tests.support.stub_service import SESSION, StubService, refusing
 from vlm_sessions import errors
+from vlm_sessions.endpoint.guard import OPEN_PATHS
 from vlm_sessions.endpoint.openapi import openapi_document
 from vlm_sessions.errors import VlmError
 from vlm_sessions.protocol.dialects import ChatDialect, read_chat, read_invocation
@@ -158,6 +159,13 @@ async def test_every_error_is_described_under_its_status(kind: type[VlmError], p
     assert reply.status == kind.status
     if kind.status != 405:  # of a method that the path does not have, so of no operation
         await check(path, reply)
+
+
+def test_a_key_may_be_asked_for_on_every_path_but_those_open_to_all() -> None:
+    paths = DESCRIBED.document["paths"]
+    guarded = {path for path in paths if "401" in DESCRIBED.statuses(path)}
+
+    assert guarded == set(paths) - OPEN_PATHS
 
 
 @pytest.mark.parametrize("path", [INVOCATIONS, COMPLETIONS])

@@ -30,6 +30,12 @@ _DESCRIPTION = (
     "is answered 405, an unknown path 404."
 )
 
+_KEYS: Schema = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+}
+"""How a key travels; a service without a file of keys asks for none."""
+
 
 def openapi_document() -> Schema:
     """OpenAPI 3.1, as JSON objects."""
@@ -40,7 +46,7 @@ def openapi_document() -> Schema:
             "/invocations": {"post": _invocations()},
             "/v1/chat/completions": {"post": _chat_completions()},
             "/v1/models": {"get": _asked("The model served.", success(ModelList))},
-            "/ping": {"get": _asked("Whether a prompt would succeed now.", success(HealthReply))},
+            "/ping": {"get": _health()},
             "/metrics": {
                 "get": _asked(
                     "Prometheus metrics.", success(None, METRICS_CONTENT_TYPE.partition(";")[0])
@@ -48,7 +54,11 @@ def openapi_document() -> Schema:
             },
             "/openapi.json": {"get": _asked("This document.", _described())},
         },
-        "components": {"schemas": {**request_schemas(), **reply_schemas()}},
+        "security": [{}, *({name: []} for name in _KEYS)],
+        "components": {
+            "schemas": {**request_schemas(), **reply_schemas()},
+            "securitySchemes": _KEYS,
+        },
     }
 
 
@@ -90,6 +100,18 @@ def _chat_completions() -> Schema:
 def _asked(summary: str, reply: Schema) -> Schema:
     """A GET without parameters."""
     return {"summary": summary, "responses": {"200": reply, **error_replies(of_commands=False)}}
+
+
+def _health() -> Schema:
+    """Open to all: ``guard.OPEN_PATHS``."""
+    return {
+        "summary": "Whether a prompt would succeed now.",
+        "security": [],
+        "responses": {
+            "200": success(HealthReply),
+            **error_replies(of_commands=False, guarded=False),
+        },
+    }
 
 
 def _described() -> Schema:

@@ -100,9 +100,15 @@ def command_success(bodies: Iterable[type[BaseModel]], *, native: bool) -> Schem
     }
 
 
-def error_replies(*, of_commands: bool) -> dict[str, Schema]:
-    """Status -> reply. Commands may meet any error; other requests those of any path."""
+def error_replies(*, of_commands: bool, guarded: bool = True) -> dict[str, Schema]:
+    """Status -> reply. Commands may meet any error; other requests those of any path.
+
+    Args:
+        guarded: whether a key is asked for where there are keys.
+    """
     found: dict[int, set[str]] = {500: {errors.Internal.code}, 503: set()}
+    if guarded:
+        found[errors.Unauthorized.status] = {errors.Unauthorized.code}
     for status, error in OF_THE_EDGE.items():
         found.setdefault(status, set()).add(error.code)
     for error in _tree(errors.VlmError):
