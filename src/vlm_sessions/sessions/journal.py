@@ -5,7 +5,7 @@ announce nothing that a power cut could take back. A commit then costs a flush o
 thread writes everything that is waiting in one transaction. If that fails, each is tried alone, so
 that nobody's bad luck is shared.
 
-    event loop ── _Job ──▶ queue ──▶ thread: BEGIN, jobs…, COMMIT ──▶ futures
+    event loop ── Job ──▶ queue ──▶ thread: BEGIN, jobs…, COMMIT ──▶ futures
 """
 
 from __future__ import annotations
@@ -16,37 +16,24 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-from vlm_sessions.errors import ConfigError, InsufficientStorage, Internal, VlmError
+from vlm_sessions.errors import ConfigError, Draining
 from vlm_sessions.sessions import database
 from vlm_sessions.sessions.database import Contents
 from vlm_sessions.sessions.migrations import migrate
 from vlm_sessions.sessions.session import Session, Tombstone
 from vlm_sessions.sessions.state_dir import StateDir
+from vlm_sessions.sessions.writer import MAX_GROUP, Job, JournalWriter
 
 DATABASE_NAME = "journal.sqlite3"
-MAX_GROUP = 64
-"""Jobs in one transaction, at most: bounds what a failed one repeats."""
-
 MAX_IDLE_LOG_BYTES = 64 * 2**20
 """Of the write-ahead log once its content is in the database."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Job(Generic[T]):
-    work: Callable[[sqlite3.Connection], T]
-    done: Future[T]
-
-    def settle(self, connection: sqlite3.Connection) -> Callable[[], None]:
-        """Do the work; the result is a call that tells its waiter, for after the commit."""
-        return partial(self.done.set_result, self.work(connection))
 
 
 class Journal:
@@ -55,10 +42,14 @@ class Journal:
     def __init__(self, directory: Path, *, lock_wait_seconds: float = 0.0) -> None:
         self._directory = directory
         self._lock_wait_seconds = lock_wait_seconds
-        self._jobs: queue.SimpleQueue[_Job[object] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job[object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self.num_commits = 0
+        self._writer: JournalWriter | None = None
+
+    @property
+    def num_commits(self) -> int:
         """Transactions written since ``open``."""
+        return 0 if self._writer is None else self._writer.num_commits
 
     async def open(self) -> None:
         """Lock the directory, start the thread and bring the tables up to date.
@@ -134,10 +125,11 @@ class Journal:
         Raises:
             InsufficientStorage: the disk is full or refuses to write; nothing was changed.
             Internal: SQLite failed otherwise; nothing was changed.
+            Draining: the journal is closed.
         """
         if self._thread is None:
-            raise Internal("The journal is closed.")
-        job = _Job(work, Future[T]())
+            raise closed()
+        job = Job(work, Future[T]())
         self._jobs.put(job)  # type: ignore[arg-type]  # a queue of jobs of any result
         return await asyncio.wrap_future(job.done)
 
@@ -151,20 +143,21 @@ class Journal:
             return
         try:
             try:
-                connection = _prepare(state_dir)
+                connection = prepare(state_dir)
             except Exception as exc:  # noqa: BLE001  # the waiter raises it
                 started.set_exception(exc)
                 return
             with closing(connection):
+                self._writer = JournalWriter(connection)
                 started.set_result(None)
-                self._serve(connection)
+                self._serve(self._writer)
         finally:
             state_dir.release()
 
-    def _serve(self, connection: sqlite3.Connection) -> None:
+    def _serve(self, writer: JournalWriter) -> None:
         open_for_work = True
         while open_for_work:
-            group: list[_Job[object]] = []
+            group: list[Job[object]] = []
             job = self._jobs.get()
             while job is not None:
                 # From here on a caller that gives up no longer stops the write.
@@ -174,33 +167,15 @@ class Journal:
                     break
                 job = self._jobs.get()
             open_for_work = job is not None
-            if not self._commit(connection, group):
-                for alone in group:
-                    self._commit(connection, [alone])
-
-    def _commit(self, connection: sqlite3.Connection, group: list[_Job[object]]) -> bool:
-        """Do a group of jobs in one transaction. False: nothing was done, try each alone."""
-        if not group:
-            return True
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            answers = [job.settle(connection) for job in group]
-            connection.execute("COMMIT")
-        except Exception as exc:  # noqa: BLE001  # translated and given to the waiter
-            if connection.in_transaction:  # SQLite itself has rolled back after some errors
-                # If even this fails, later jobs fail one by one, and are told. The thread lives on.
-                with suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-            if len(group) == 1:
-                group[0].done.set_exception(_translate(exc))
-            return len(group) == 1
-        self.num_commits += 1
-        for answer in answers:
-            answer()
-        return True
+            writer.write(group)
 
 
-def _prepare(state_dir: StateDir) -> sqlite3.Connection:
+def closed() -> Draining:
+    """What is told to those who come too late: the service is about to end."""
+    return Draining("The service is shutting down. Send the request again.")
+
+
+def prepare(state_dir: StateDir) -> sqlite3.Connection:
     """A connection to the journal, made or brought up to date.
 
     Raises:
@@ -234,20 +209,3 @@ def _connect(path: Path) -> sqlite3.Connection:
     ):
         connection.execute(f"PRAGMA {pragma}")
     return connection
-
-
-def _translate(exc: Exception) -> Exception:
-    if isinstance(exc, VlmError):
-        return exc
-    if isinstance(exc, sqlite3.OperationalError):
-        primary = (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF
-        if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
-            error: VlmError = InsufficientStorage(
-                "The session journal cannot be written: its disk is full or failing. "
-                "Give VLM_STATE_DIR more room; closing sessions needs some as well."
-            )
-            error.__cause__ = exc
-            return error
-    error = Internal("The session journal failed.")
-    error.__cause__ = exc
-    return error

@@ -7,14 +7,15 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from tests.unit.sessions.test_session import make_session, make_turn
-from vlm_sessions.errors import ConfigError, InsufficientStorage, Internal, SessionClosed
-from vlm_sessions.sessions.journal import DATABASE_NAME, MAX_IDLE_LOG_BYTES, Journal, _Job
+from vlm_sessions.errors import ConfigError, Draining, InsufficientStorage, Internal, SessionClosed
+from vlm_sessions.sessions.journal import DATABASE_NAME, MAX_IDLE_LOG_BYTES, Journal
 from vlm_sessions.sessions.migrations import MIGRATIONS, migrate
 from vlm_sessions.sessions.session import (
     ImagePlace,
@@ -25,6 +26,7 @@ from vlm_sessions.sessions.session import (
     end_session,
     open_session,
 )
+from vlm_sessions.sessions.writer import Job, JournalWriter
 
 
 @pytest.fixture
@@ -294,11 +296,61 @@ class BrokenConnection:
             raise sqlite3.OperationalError("disk I/O error")
 
 
-def test_a_failure_that_cannot_be_undone_is_told_and_ends_no_thread(tmp_path: Path) -> None:
-    job: _Job[None] = _Job(lambda connection: None, Future())
-    journal = Journal(tmp_path)
-    assert journal._commit(cast(sqlite3.Connection, BrokenConnection()), [cast(Any, job)])
+def test_a_failure_that_cannot_be_undone_is_told_and_ends_no_thread() -> None:
+    job: Job[object] = Job(lambda connection: None, Future())
+    JournalWriter(cast(sqlite3.Connection, BrokenConnection())).write([job])
     assert isinstance(job.done.exception(), Internal)
+
+
+async def test_who_comes_when_the_journal_is_closed_is_told_to_come_back(
+    journal: Journal,
+) -> None:
+    """Found by the simulation: an open that was fetching its picture when the service stopped was
+    told of a bug."""
+    await journal.close()
+    with pytest.raises(Draining):
+        await journal.add(make_session(), {})
+
+
+class RefusesOneRollback:
+    """A real database behind a disk that fails twice: at a statement, and when that is undone."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.num_refused = 0
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._connection.in_transaction
+
+    def execute(self, statement: str) -> sqlite3.Cursor:
+        if statement == "ROLLBACK" and not self.num_refused:
+            self.num_refused += 1
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._connection.execute(statement)
+
+
+def test_what_could_not_be_undone_at_once_is_undone_before_the_next_write() -> None:
+    """Found by the simulation: the next write failed as well, by an error not its own."""
+
+    def write_and_fail(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO words VALUES ('lost')")
+        raise InsufficientStorage("full")
+
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE words (word TEXT)")
+        flaky = RefusesOneRollback(connection)
+        writer = JournalWriter(cast(sqlite3.Connection, flaky))
+        first: Job[object] = Job(write_and_fail, Future())
+        second: Job[object] = Job(
+            lambda c: c.execute("INSERT INTO words VALUES ('kept')"), Future()
+        )
+        writer.write([first])
+        writer.write([second])
+        assert flaky.num_refused == 1
+        assert isinstance(first.done.exception(), InsufficientStorage)
+        assert second.done.exception() is None
+        assert connection.execute("SELECT word FROM words").fetchall() == [("kept",)]
 
 
 async def test_the_log_gives_its_room_back_after_large_pictures(journal: Journal) -> None:
