@@ -310,6 +310,18 @@ class SessionStore:
         """The encoded bytes of an image that an open session of this owner has."""
         return await self._journal.read_image(digest, owner)
 
+    def check_integrity(self) -> None:
+        """Assert what holds between any two steps of the event loop. Walks all: for tests."""
+        assert self._journalled_until.keys() == self._open.keys()
+        assert self._num_opening >= 0
+        assert all(count > 0 for count in self._num_users.values())
+        for session_id, session in self._open.items():
+            assert session.id == session_id
+            assert self._ended.get(session_id) is None, "who has ended is open no more"
+            assert session.expires_at <= session.max_expires_at
+            assert session.expires_at <= self._journalled_until[session_id], "told, then kept"
+        self._ended.check_integrity()
+
     # --- inside ---------------------------------------------------------------------------------
 
     def _take_over(self, now: float) -> list[Session]:

@@ -28,6 +28,10 @@ class Tombstones:
     def get(self, session_id: str) -> Tombstone | None:
         return self._by_id.get(session_id)
 
+    def check_integrity(self) -> None:
+        """Assert that each is found by its id."""
+        assert self._by_id == {one.session_id: one for one in self._in_order}
+
     def drop(self, ended_before: float) -> float | None:
         """Forget those that ended before, and whatever is too many.
 

@@ -228,6 +228,33 @@ async def test_a_full_journal_leaves_the_session_as_it_was(
     assert store.get(session.id) == session
 
 
+async def test_a_service_starts_on_a_full_disk_though_it_cannot_sweep_there(
+    store: SessionStore, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the simulation: a session that had expired meanwhile kept the service from starting,
+    which its supervisor tried five times before it gave up."""
+    kept, over = await opened(store), await opened(store)
+    clock.advance(50)
+    await store.touch(kept.id)
+    await store.close()
+    clock.advance(30)
+
+    async def full(*_: object) -> None:
+        raise InsufficientStorage("full")
+
+    again = SessionStore(Journal(tmp_path), SETTINGS, clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(again._journal, "end", full)
+        await again.start()
+    try:
+        assert again.get(kept.id).id == kept.id
+        with pytest.raises(SessionExpired):
+            again.get(over.id)
+        assert await again.sweep() == (over.id,)
+    finally:
+        await again.close()
+
+
 async def test_sessions_whose_time_has_come_end_in_a_few_transactions(
     tmp_path: Path, clock: Clock
 ) -> None:
