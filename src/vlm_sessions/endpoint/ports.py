@@ -29,7 +29,8 @@ class AnswerStream(Protocol):
 
     @property
     def lifetime(self) -> Lifetime | None:
-        """Of the session, renewed by this prompt; ``None`` outside one."""
+        """Of the session, as this prompt has renewed it by its first event. ``None`` outside one,
+        or if it could not be renewed."""
         ...
 
     @property

@@ -68,6 +68,12 @@ class Admission:
         async with self._place(session_id):
             yield
 
+    def check_integrity(self) -> None:
+        """Assert that a line is there for as long as somebody stands in it."""
+        assert 0 <= self.num_prompts <= self._max_prompts
+        for line in self._lines.values():
+            assert line.length > 0
+
     @asynccontextmanager
     async def _place(self, session_id: str) -> AsyncIterator[None]:
         line = self._lines.setdefault(session_id, _Line())

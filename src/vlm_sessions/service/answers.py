@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from vlm_sessions.protocol.schema import AnswerEvent, Lifetime
+from vlm_sessions.service.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,11 @@ class AnswerStream:
     for; leaving earlier (``aclose``) cancels the turn without a trace.
     """
 
-    lifetime: Lifetime | None
-    """To be announced once the first event is there; ``None`` without a session."""
+    work: Work
     events: AsyncGenerator[AnswerEvent, None]
+
+    @property
+    def lifetime(self) -> Lifetime | None:
+        """To be announced once the first event is there, and not before. ``None`` without a
+        session, or if it could not be renewed: then what was announced before still holds."""
+        return self.work.lifetime

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from enum import Enum, auto
 
 from vlm_sessions.errors import VlmError
-from vlm_sessions.protocol.schema import AnswerEvent, Lifetime, SamplingOptions
+from vlm_sessions.protocol.schema import AnswerEvent, SamplingOptions
 from vlm_sessions.service.admission import Admission
 from vlm_sessions.service.generation import Generation
 from vlm_sessions.service.quota import Quota
@@ -46,8 +46,6 @@ class RunningPrompt:
         self.generation: Generation | None = None
         self.unsent = ""
         """The end of the generation's text, while it waits for the lifetime to be made true."""
-        self.lifetime: Lifetime | None = None
-        """As it was last made true."""
         self.channel: asyncio.Queue[AnswerEvent | VlmError] = asyncio.Queue()
         self.task: asyncio.Task[None] | None = None
 

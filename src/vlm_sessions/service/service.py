@@ -141,6 +141,11 @@ class SessionService:
     async def engine_stats(self) -> EngineStats:
         return await self._engine.stats()
 
+    def check_integrity(self) -> None:
+        """Assert the invariants of sessions and prompts. Walks everything: for tests."""
+        self._store.check_integrity()
+        self._turns.check_integrity()
+
     # --- the story ------------------------------------------------------------------------------
     #
     # ``client`` is who asks: the name that its API key goes by, ``None`` without keys. A session
@@ -201,7 +206,7 @@ class SessionService:
             prefilled=self._prefills.done,
         )
         events = self._turns.events(work, command, request_id=request_id, stream=command.stream)
-        return AnswerStream(lifetime_of(self._store.renewed(session)), events)
+        return AnswerStream(work, events)
 
     async def generate(
         self, command: Generate | Chat, request_id: str, *, client: str | None = None
@@ -217,7 +222,7 @@ class SessionService:
         self._texts.check_length(texts_of(command))
         work = StatelessWork(command, client=client, texts=self._texts, images=self._images)
         events = self._turns.events(work, command, request_id=request_id, stream=command.stream)
-        return AnswerStream(None, events)
+        return AnswerStream(work, events)
 
     async def cancel(self, session_id: str, *, client: str | None = None) -> Cancelled:
         """End the session's running prompt, without a trace in its record.

@@ -65,6 +65,11 @@ class SessionWork:
         self._images = images
         self._prefilled = prefilled
         self._draft: _Draft | None = None
+        self._lifetime: Lifetime | None = None
+
+    @property
+    def lifetime(self) -> Lifetime | None:
+        return self._lifetime
 
     @property
     def session_id(self) -> str:
@@ -98,10 +103,10 @@ class SessionWork:
         await self._prefilled(self._session_id)
         return self._assemble(self._draft)
 
-    async def announce(self) -> Lifetime:
-        return lifetime_of(await self._store.touch(self._session_id))
+    async def announce(self) -> None:
+        self._lifetime = lifetime_of(await self._store.touch(self._session_id))
 
-    async def record(self, answer: FinishedAnswer) -> Lifetime:
+    async def record(self, answer: FinishedAnswer) -> None:
         draft = self._draft
         assert draft is not None, "prepare() comes first"
         turn = SessionTurn(
@@ -119,7 +124,7 @@ class SessionWork:
             contents=contents_of(draft.question.images),
             system=draft.question.system,
         )
-        return lifetime_of(session)
+        self._lifetime = lifetime_of(session)
 
     def _assemble(self, draft: _Draft) -> PreparedTurn:
         """What the model is given: what is recorded, as far as it fits, then the new turn."""

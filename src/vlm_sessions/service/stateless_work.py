@@ -17,6 +17,7 @@ class StatelessWork:
     """Answers one request from what the request holds."""
 
     session_id = None
+    lifetime = None
 
     def __init__(
         self,

@@ -55,7 +55,8 @@ class TurnRunner:
             max_prompts=settings.max_queued,
         )
         self._quota = quota
-        self._running: set[RunningPrompt] = set()
+        self._running: dict[RunningPrompt, None] = {}
+        """In order of arrival."""
 
     @property
     def num_prompts(self) -> int:
@@ -82,7 +83,7 @@ class TurnRunner:
         )
         prompt.task = asyncio.create_task(self._run(prompt), name=f"prompt-{request_id}")
         prompt.task.add_done_callback(lambda task: self._settle(prompt, task))
-        self._running.add(prompt)
+        self._running[prompt] = None
         try:
             while True:
                 event = await prompt.channel.get()
@@ -97,7 +98,7 @@ class TurnRunner:
             try:
                 await prompt.over()
             finally:
-                self._running.discard(prompt)
+                del self._running[prompt]
 
     def cancel_session(self, session_id: str) -> bool:
         """End the session's running prompt, if there is one; those that wait go on."""
@@ -143,6 +144,20 @@ class TurnRunner:
         for prompt in tuple(self._running):
             await prompt.over()
 
+    def check_integrity(self) -> None:
+        """Assert that no two prompts of one session are at work, and that none is forgotten."""
+        self._admission.check_integrity()
+        at_work = [prompt for prompt in self._running if prompt.at_work]
+        sessions = [p.work.session_id for p in at_work if p.work.session_id is not None]
+        assert len(sessions) == len(set(sessions)), "one prompt of a session at a time"
+        assert len(at_work) <= self._admission.num_prompts
+        for prompt in self._running:
+            assert (
+                prompt.at_work
+                or not prompt.recording
+                or (prompt.task is not None and prompt.task.done())
+            )
+
     # --- the task -------------------------------------------------------------------------------
 
     async def _run(self, prompt: RunningPrompt) -> None:
@@ -167,12 +182,12 @@ class TurnRunner:
             async with deadline, place_in_line(prompt, self._admission, self._quota):
                 generation = await self._generate_and_hand_over(prompt)
                 if generation.cancelled:
-                    return generation.for_client(prompt.lifetime)
+                    return generation.for_client(prompt.work.lifetime)
                 # From here on it counts: neither deadline nor cancelling may tear it in two.
                 prompt.recording = True
                 deadline.reschedule(None)
-                lifetime = await prompt.work.record(generation.for_record())
-                return generation.for_client(lifetime)
+                await prompt.work.record(generation.for_record())
+                return generation.for_client(prompt.work.lifetime)
         except TimeoutError as exc:
             if not deadline.expired():
                 raise
@@ -187,9 +202,9 @@ class TurnRunner:
             await prompt.channel.join()
         except BaseException:
             # A use that came to nothing was a use: a long one must not leave an expired session.
-            if prompt.lifetime is not None:
+            if prompt.work.lifetime is not None:
                 with suppress(VlmError):  # the session may be what was ended
-                    await self._announce(prompt)
+                    await prompt.work.announce()
             raise
         return generation
 
@@ -207,7 +222,7 @@ class TurnRunner:
         )
         turn = self._turn(prompt, prepared)
         # The disk works while the device does; the first event waits for both.
-        announcing = asyncio.ensure_future(self._announce(prompt))
+        announcing = asyncio.ensure_future(prompt.work.announce())
         try:
             pixels = self._images.pixel_source(prepared.contents, prompt.work.client)
             async with self._submitted(turn, pixels) as events:
@@ -263,14 +278,11 @@ class TurnRunner:
             else:
                 await self._engine.cancel(turn.turn_id)
 
-    async def _announce(self, prompt: RunningPrompt) -> None:
-        prompt.lifetime = await prompt.work.announce()
-
     async def _cancelled_answer(self, prompt: RunningPrompt) -> Answer:
         """What there is of the answer; what was announced with it holds all the same."""
-        if prompt.lifetime is None:
+        if prompt.work.lifetime is None:
             with suppress(VlmError):  # the session may be what was ended
-                await self._announce(prompt)
+                await prompt.work.announce()
         self._send_rest(prompt)
         return self._as_cancelled(prompt)
 
@@ -278,7 +290,7 @@ class TurnRunner:
         generation = prompt.generation or Generation(
             self._processor, (), num_prompt_tokens=0, started=prompt.started
         )
-        return generation.for_client(prompt.lifetime, cancelled=True)
+        return generation.for_client(prompt.work.lifetime, cancelled=True)
 
     def _settle(self, prompt: RunningPrompt, task: asyncio.Task[None]) -> None:
         """Speak for a task that could not: cancelled at its first step, or failed at its last."""

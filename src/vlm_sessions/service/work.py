@@ -62,11 +62,16 @@ class Work(Protocol):
         """
         ...
 
-    async def announce(self) -> Lifetime | None:
+    @property
+    def lifetime(self) -> Lifetime | None:
+        """As it was last made true; ``None``: it was not, or there is no session."""
+        ...
+
+    async def announce(self) -> None:
         """Make true the lifetime that is announced with the first event."""
         ...
 
-    async def record(self, answer: FinishedAnswer) -> Lifetime | None:
+    async def record(self, answer: FinishedAnswer) -> None:
         """Called once, for an answer that counts."""
         ...
 

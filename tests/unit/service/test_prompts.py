@@ -342,9 +342,10 @@ async def test_lifetimes_are_renewed_announced_and_kept_over_a_restart(tmp_path:
         session = await harness.open()
         harness.clock.advance(50)
         stream = await harness.stream(session)
+        assert stream.lifetime is None, "nothing is announced before it is true"
+        _, answer = await collect(stream)
         assert stream.lifetime is not None
         assert stream.lifetime.expires_at == harness.clock.now + 50
-        _, answer = await collect(stream)
         assert answer.lifetime == stream.lifetime
         expected = Retention(session, stream.lifetime.expires_at)
         assert harness.engine.turns[-1].retention == expected
@@ -385,6 +386,34 @@ async def test_a_lifetime_announced_with_the_first_event_is_journalled_by_then(
         assert stream.lifetime is not None
         assert kept.expires_at >= stream.lifetime.expires_at
         await stream.events.aclose()
+
+
+async def test_a_cancelled_answer_announces_no_lifetime_that_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the simulation: with a full disk the reply named a time that was never kept."""
+
+    async def full(*_: object) -> None:
+        raise InsufficientStorage("full")
+
+    async with serving(tmp_path, "long", session_idle_seconds=60) as harness:
+        session = await harness.open()
+        harness.engine.gate.clear()
+        first = await harness.stream(session, "first")
+        await anext(first.events)
+        harness.clock.advance(50)
+        second = await harness.stream(session, "second")
+        waiting = asyncio.create_task(collect(second))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert harness.service.num_prompts == 2
+        with monkeypatch.context() as patch:
+            patch.setattr(harness.service._store._journal, "touch", full)
+            assert await harness.service.cancel_request("r-second")
+            _, answer = await waiting
+        assert (answer.finish_reason, answer.lifetime) == ("cancelled", None)
+        assert second.lifetime is None
+        await first.events.aclose()
 
 
 async def test_closing_cancels_what_runs_and_refuses_what_waits(tmp_path: Path) -> None:
