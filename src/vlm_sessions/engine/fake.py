@@ -71,7 +71,8 @@ class FakeRunner:
             host_feature_bytes=host_feature_bytes,
         )
         self.plans: list[Plan] = []
-        """Every plan carried out, for tests to look at."""
+        """Every plan carried out, for tests to look at, or to clear."""
+        self._num_steps = 0
         self.features: dict[str, int] = {}
         """digest -> value of the features on this device"""
         self.host_features: dict[str, int] = {}
@@ -95,7 +96,8 @@ class FakeRunner:
         if self._before_step is not None:
             self._before_step(plan)
         self.plans.append(plan)
-        if len(self.plans) == self._fail_at_step:
+        self._num_steps += 1
+        if self._num_steps == self._fail_at_step:
             raise RuntimeError(f"step {self._fail_at_step} was told to fail")
         if self._step_seconds:
             time.sleep(self._step_seconds)
@@ -114,7 +116,7 @@ class FakeRunner:
         for image in plan.encode:
             assert image.digest not in self.features, "features are made once"
             assert image.digest not in self._encoding, "features are made once"
-            done = len(self.plans) + self._encode_steps
+            done = self._num_steps + self._encode_steps
             self._encoding[image.digest] = done, _feature_value(image)
         for store in plan.store:
             first = store.block * self.info.block_size
@@ -133,7 +135,7 @@ class FakeRunner:
 
     def _end_encodes(self) -> Iterator[Encoded]:
         for digest, (done, value) in tuple(self._encoding.items()):
-            if done <= len(self.plans):
+            if done <= self._num_steps:
                 del self._encoding[digest]
                 self.features[digest] = value
                 yield Encoded(digest, seconds=0.0)

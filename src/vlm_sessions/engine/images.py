@@ -118,7 +118,7 @@ class ImageLedger:
             if not waiting:
                 del self._awaited[digest]
         sequence.awaited = set()
-        for digest in tuple(sequence.pinned):
+        for digest in sorted(sequence.pinned):
             self._unpin(sequence, digest)
 
     def clear(self) -> None:

@@ -52,21 +52,27 @@ class EngineLoop:
         Raises:
             Exception: the runner failed; the engine is lost.
         """
-        while self._take_commands(engine):
-            if engine.has_work:
-                self._send_events(engine.step())
+        while engine.has_work or self._carry_out(self._inbox.get(), engine):
+            if not self.advance(engine):
+                return
 
-    def _take_commands(self, engine: Engine) -> bool:
-        """Carry out what has come in; waits for something when there is no work."""
-        if not engine.has_work and not self._carry_out(self._inbox.get(), engine):
-            return False
+    def advance(self, engine: Engine) -> bool:
+        """Carry out what has come in by now, then step if there is work; ``False``: it is stopped.
+        Does not wait.
+
+        Raises:
+            Exception: the runner failed; the engine is lost.
+        """
         while True:
             try:
                 command = self._inbox.get_nowait()
             except queue.Empty:
-                return True
+                break
             if not self._carry_out(command, engine):
                 return False
+        if engine.has_work:
+            self._send_events(engine.step())
+        return True
 
     def _carry_out(self, command: Command | None, engine: Engine) -> bool:
         match command:

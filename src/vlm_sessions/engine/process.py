@@ -13,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -32,6 +31,8 @@ _log = logging.getLogger(__name__)
 _STABLE_SECONDS = 60.0
 """A child that was up for this long starts the back-off anew."""
 
+Spawn = Callable[[Sequence[str], Mapping[str, str] | None], Awaitable[SpawnedEngine]]
+
 
 class EngineProcess(StreamingEngine):
     """``AsyncEngine`` over a child process, which is replaced whenever it is lost.
@@ -48,6 +49,7 @@ class EngineProcess(StreamingEngine):
         heartbeat_seconds: how often it is asked whether it still ends steps.
         first_backoff_seconds: before the second restart in a row; the first one is immediate.
         max_backoff_seconds: the back-off doubles up to here.
+        spawn: starts a child; given ``command`` and ``env``.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class EngineProcess(StreamingEngine):
         heartbeat_seconds: float = 5.0,
         first_backoff_seconds: float = 0.5,
         max_backoff_seconds: float = 30.0,
+        spawn: Spawn = SpawnedEngine.spawn,
     ) -> None:
         super().__init__()
         self._command = tuple(command)
@@ -69,6 +72,7 @@ class EngineProcess(StreamingEngine):
         self._heartbeat = heartbeat_seconds
         self._first_backoff = first_backoff_seconds
         self._max_backoff = max_backoff_seconds
+        self._spawn = spawn
         self._child: SpawnedEngine | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -103,8 +107,9 @@ class EngineProcess(StreamingEngine):
     async def _keep(self, child: SpawnedEngine) -> None:
         """Watch the child; replace it, and its replacements, until cancelled."""
         num_failures = 0
+        now = asyncio.get_running_loop().time
         while True:
-            up_since = time.monotonic()
+            up_since = now()
             reason = await self._watch(child)
             await self._set_up(False)
             self._fail_all(
@@ -112,7 +117,7 @@ class EngineProcess(StreamingEngine):
             )
             _log.error("engine process %s lost: %s", child.pid, reason)
             await self._bring_down()
-            if time.monotonic() - up_since > _STABLE_SECONDS:
+            if now() - up_since > _STABLE_SECONDS:
                 num_failures = 0
             child = await self._replace(num_failures)
             num_failures += 1
@@ -138,7 +143,7 @@ class EngineProcess(StreamingEngine):
             EngineUnavailable: it could not be started, died, took too long, or says why not.
         """
         try:
-            child = self._child = await SpawnedEngine.spawn(self._command, self._env)
+            child = self._child = await self._spawn(self._command, self._env)
         except OSError as exc:
             raise EngineUnavailable(f"The engine process could not be started: {exc}") from exc
         try:

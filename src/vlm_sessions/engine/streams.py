@@ -122,14 +122,14 @@ class StreamingEngine(ABC):
         inbox: asyncio.Queue[Event | VlmError] = asyncio.Queue()
         self._turns[turn.turn_id] = inbox
         turn, pixels = salt_turn(turn, pixels)
-        pulls: set[asyncio.Task[None]] = set()
+        pulls: list[asyncio.Task[None]] = []
         is_over = False
         try:
             self._send(Submit(turn))
             while not is_over:
                 event = await inbox.get()
                 if isinstance(event, PixelsNeeded):
-                    pulls.add(asyncio.create_task(self._pull(event.digest, pixels, inbox)))
+                    pulls.append(asyncio.create_task(self._pull(event.digest, pixels, inbox)))
                     continue
                 if isinstance(event, VlmError):
                     raise event

@@ -1,0 +1,304 @@
+"""Clients: they open, ask, read slowly, leave, cancel, fork, rewind, close, and check every reply.
+
+None of them waits for another, and each may ask for what cannot be: a session that has ended, more
+turns back than there are, a prompt too many. What comes back must then be an error with its code,
+and nothing may have changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from tests.simulation.expected import Oracle
+from tests.simulation.loop import until
+from tests.simulation.pictures import Picture, picture
+from tests.simulation.readers import Readers
+from tests.simulation.requests import Asking, Closing, Forking, Opening, Request, Rewinding
+from tests.simulation.scene import Connection, Scene
+from tests.simulation.witness import MOMENT_SECONDS, Witness
+from vlm_sessions.errors import VlmError
+from vlm_sessions.protocol.schema import OpenSession, RewindSession
+
+NUM_SHARED_PICTURES = 5
+NUM_SEEN = 20
+SLACK_SECONDS = 45.0
+"""Beyond a prompt's own limit: for what is undone, on a slow disk."""
+OTHER_SECONDS = 180.0
+"""For a request that waits for no answer of the model; the engine may hang a minute meanwhile."""
+GONE = {"session_closed", "session_expired", "session_not_found"}
+BUSY = {"queue_full", "session_busy", "too_many_sessions", "deadline_exceeded"}
+DOWN = {"engine_unavailable", "engine_lost", "draining", "insufficient_storage"}
+TOO_MUCH = {"context_overflow", "too_many_images", "too_few_turns", "conversation_mismatch"}
+
+
+class Clients:
+    """All clients of one service, over all its lives."""
+
+    def __init__(self, scene: Scene, witness: Witness, oracle: Oracle) -> None:
+        self.outcomes: dict[str, int] = {}
+        """What came of requests -> how often"""
+        self._random = scene.random
+        self._scene = scene
+        self._requests = scene.requests
+        self._witness = witness
+        self._readers = Readers(scene, witness, oracle)
+        self._think_seconds = scene.random.choice([0.02, 0.1, 0.5, 3.0])
+        self._max_open = scene.random.choice([3, 8, 16])
+        self._num_requests = 0
+        self._num_pictures = NUM_SHARED_PICTURES
+        self._seen: list[str] = []
+        """Ids of sessions, the newest last."""
+        self._to: Connection
+
+    def connect(self, to: Connection) -> None:
+        """Talk to this service from now on."""
+        self._to = to
+
+    def disconnect(self) -> None:
+        del self._to
+
+    async def drive(self, wants_more: Callable[[], bool]) -> None:
+        """Make requests as long as more are wanted; does not wait for the last of them."""
+        while wants_more():
+            await asyncio.sleep(self._random.expovariate(1 / self._think_seconds))
+            if len(self._requests) < self._max_open:
+                self._make_request()
+
+    async def wait_for_all(self) -> None:
+        """Until every request has its reply; each is bound to get one."""
+        await until(lambda: not self._requests)
+
+    def give_up(self) -> None:
+        """The service has died and is back: what was not recorded by then will never be."""
+        for request in self._requests.values():
+            request.is_open = False
+            if isinstance(request, Asking):
+                request.was_denied = not request.is_recorded
+        self._requests.clear()
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def _make_request(self) -> None:
+        kinds: dict[Callable[[], None], float] = {
+            self._open: 3 if len(self._witness.sessions) < 4 else 0.7,
+            self._ask: 14,
+            self._cancel: 2,
+            self._fork: 1.5,
+            self._rewind: 2,
+            self._close: 0.8,
+            self._describe: 1,
+            self._ask_alone: 1,
+        }
+        [kind] = self._random.choices(list(kinds), list(kinds.values()))
+        kind()
+
+    def ask_in(self, session_id: str) -> None:
+        """Ask something simple in a session, in patience."""
+        text = f"q{self._next()}"
+        request = Asking(self._num_requests, session_id, text=text, max_new_tokens=3)
+        self._begin(request, lambda: self._readers.ask(self._to, request, patient=True))
+
+    def close(self, session_id: str) -> None:
+        closing = Closing(self._next(), session_id)
+
+        async def work() -> None:
+            await self._to.service.close_session(session_id)
+            assert session_id not in self._witness.sessions, "what is closed is gone"
+
+        self._begin(closing, work)
+
+    def _open(self) -> None:
+        random = self._random
+        system = random.choice([None, None, "", "Be."])
+        opening = Opening(
+            self._next(), None, system=system, pictures=self._some_pictures([0, 1, 1, 2])
+        )
+        command = OpenSession(
+            images=tuple(p.as_input(raw=random.random() < 0.5) for p in opening.pictures),
+            system=system,
+        )
+
+        async def work() -> None:
+            opened = await self._to.service.open(command)
+            self._witness.tell(opened.lifetime)
+            assert [i.sha256 for i in opened.images] == [p.digest for p in opening.pictures]
+            self._witness.check_session_on_disk(opened.lifetime.session_id, self._to.directory)
+
+        self._begin(opening, work)
+
+    def _ask(self) -> None:
+        random = self._random
+        session_id = self._some_session()
+        if session_id is None:
+            return
+        number = self._next()
+        request = Asking(
+            number,
+            session_id,
+            text=f"q{number}",
+            pictures=self._some_pictures([0, 0, 0, 0, 1, 2]),
+            max_new_tokens=random.choice([1, 3, 6, 20]),
+            temperature=random.choice([0.0, 0.0, 1.0]),
+            seed=random.randrange(3),
+            stop=random.choice([(), (), ("a",), ("b", "ee")]),
+            ignore_eos=random.random() < 0.3,
+        )
+        self._begin(request, lambda: self._readers.ask(self._to, request, patient=False))
+
+    def _ask_alone(self) -> None:
+        number = self._next()
+        request = Asking(
+            number,
+            None,
+            text=f"q{number % 5}",
+            system=self._random.choice([None, "Be."]),
+            pictures=self._some_pictures([0, 1, 2]),
+        )
+        self._begin(request, lambda: self._readers.ask(self._to, request, patient=False))
+
+    def _cancel(self) -> None:
+        asked = [one for one in self._requests.values() if isinstance(one, Asking)]
+        if not asked:
+            return
+        victim = self._random.choice(asked)
+        request = Request(self._next(), victim.session_id)
+
+        async def work() -> None:
+            if victim.session_id is None or self._random.random() < 0.5:
+                was_recorded = victim.is_recorded
+                if await self._to.service.cancel_request(victim.name):
+                    assert not was_recorded, "what is recorded can no longer be cancelled"
+                    victim.was_denied = True
+            else:
+                cancelled = await self._to.service.cancel(victim.session_id)
+                self._note(f"cancelled: {cancelled.cancelled}")
+
+        self._begin(request, work)
+
+    def _fork(self) -> None:
+        session_id = self._some_session()
+        if session_id is None:
+            return
+
+        async def work() -> None:
+            opened = await self._to.service.fork(session_id)
+            self._witness.tell(opened.lifetime)
+            self._witness.check_session_on_disk(opened.lifetime.session_id, self._to.directory)
+
+        self._begin(Forking(self._next(), session_id), work)
+
+    def _rewind(self) -> None:
+        session_id = self._some_session()
+        if session_id is None:
+            return
+        num_turns = self._random.choice([1, 1, 2, 3])
+
+        async def work() -> None:
+            rewound = await self._to.service.rewind(session_id, RewindSession(turns=num_turns))
+            assert rewound.rewound == num_turns
+            self._witness.tell(rewound.lifetime)
+
+        self._begin(Rewinding(self._next(), session_id, num_turns=num_turns), work)
+
+    def _close(self) -> None:
+        session_id = self._some_session()
+        if session_id is not None:
+            self.close(session_id)
+
+    def _describe(self) -> None:
+        session_id = self._some_session()
+        if session_id is None:
+            return
+
+        async def work() -> None:
+            before = self._witness.sessions.get(session_id)
+            described = await self._to.service.describe(session_id)
+            if before is None or self._witness.sessions.get(session_id) is not before:
+                return
+            assert [(t.prompt, t.answer) for t in described.turns] == [
+                (t.prompt, t.answer) for t in before.turns
+            ]
+            caches = described.caches
+            assert caches.kv_tokens + caches.host_kv_tokens <= described.tokens
+
+        self._begin(Request(self._next(), session_id), work)
+
+    # --- within ---------------------------------------------------------------------------------
+
+    def _begin(self, request: Request, work: Callable[[], Awaitable[None]]) -> None:
+        self._requests[request.number] = request
+        limit = OTHER_SECONDS
+        if isinstance(request, Asking):
+            limit = self._scene.settings.stream_timeout_seconds + SLACK_SECONDS
+        overdue = self._to.loop.call_later(limit, self._miss, request)
+        task = asyncio.create_task(self._see_to(request, work, overdue))
+        task.add_done_callback(_raise_failure)
+
+    async def _see_to(
+        self,
+        request: Request,
+        work: Callable[[], Awaitable[None]],
+        overdue: asyncio.TimerHandle,
+    ) -> None:
+        # Nothing is done in a ``finally``: when a service dies, its clients stop where they are.
+        outcome = "done"
+        try:
+            await work()
+        except VlmError as error:
+            outcome = request.error = error.code
+            self._check_error(request, error)
+        overdue.cancel()
+        request.is_open = False
+        del self._requests[request.number]
+        self._note(f"{request.name}: {outcome}")
+        name = f"{type(request).__name__.lower()} {outcome}"
+        self.outcomes[name] = self.outcomes.get(name, 0) + 1
+
+    def _check_error(self, request: Request, error: VlmError) -> None:
+        code = error.code
+        assert code in GONE | BUSY | DOWN | TOO_MUCH, f"{request.name}: {code}: {error.message}"
+        if isinstance(request, Asking):
+            assert not request.is_recorded, "an error changes nothing"
+            request.was_denied = True
+        session = self._witness.sessions.get(request.session_id or "")
+        if code in GONE and session is not None and not isinstance(request, Closing):
+            latest = self._scene.wall.latest_within(MOMENT_SECONDS + OTHER_SECONDS)
+            assert latest >= session.expires_at, "a session is there until its time has come"
+
+    def _miss(self, request: Request) -> None:
+        raise AssertionError(f"{request.name} has had no reply")
+
+    def _note(self, what: str) -> None:
+        self._scene.trace.add(self._to.loop.time(), what)
+
+    def _next(self) -> int:
+        self._num_requests += 1
+        return self._num_requests
+
+    def _some_session(self) -> str | None:
+        """An open one, as a rule."""
+        for session_id in self._witness.sessions:
+            if session_id not in self._seen:
+                self._seen.append(session_id)
+        del self._seen[:-NUM_SEEN]
+        known = list(self._witness.sessions)
+        if not known or self._random.random() < 0.05:
+            known = self._seen
+        return self._random.choice(known) if known else None
+
+    def _some_pictures(self, how_many: list[int]) -> tuple[Picture, ...]:
+        pictures = []
+        for _ in range(self._random.choice(how_many)):
+            number = self._random.randrange(NUM_SHARED_PICTURES)
+            if self._random.random() < 0.2:
+                number = self._num_pictures = self._num_pictures + 1
+            one = picture(number)
+            self._scene.pictures[one.digest] = one
+            pictures.append(one)
+        return tuple(pictures)
+
+
+def _raise_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.result()
