@@ -79,9 +79,13 @@ class Moves:
         self, block: int, parent: int | None, content: bytes
     ) -> tuple[int, BlockCopy | None]:
         """Bring as much as is cached of ``content``, the next after ``parent``, to ``block`` of the
-        caller's; returns how many tokens, and the copy to be made if they are on the device."""
+        caller's, but never all of a block; returns how many tokens, and the copy to be made if they
+        are on the device."""
         source, num_tokens = self.closest(parent, content)
-        if source is None:
+        # Of a block that another turn has filled meanwhile, the last token is computed again: whose
+        # block is full then finds the other one and shares it (``BlockPool.commit``).
+        num_tokens = min(num_tokens, self._block_size - 1)
+        if source is None or not num_tokens:
             return 0, None
         if not self._kept.host.is_place(source):
             return num_tokens, self.copy(source, block, num_tokens)

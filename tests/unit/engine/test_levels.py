@@ -77,6 +77,21 @@ def test_two_sessions_that_share_a_stored_prefix_bring_it_back_once() -> None:
         assert here.heard[each.turn_id].tokens == reference_answer(each)
 
 
+def test_a_part_that_has_become_a_whole_block_meanwhile_is_not_taken_for_a_part() -> None:
+    """Found by the simulation. Two sessions whose beginning is on the host are asked the same: while
+    the second one's comes back, the first computes the block of which a part was stored. The second
+    took it all for the part, did not name it, and the engine died of what it put behind it."""
+    here = bench(num_blocks=20, loads=1)
+    here.run(turn("a", range(10, 27), new=0))
+    here.run(turn("b", range(30, 110), new=0))
+    same = (*range(10, 27), 5, 6, 7, 8)
+    one, other = turn("one", same, 50, new=6), turn("other", same, 60, 61, 62, 63, new=6)
+    here.run(one, other)
+    assert here.engine.stats().host_blocks_loaded_total > 0
+    for each in (one, other):
+        assert here.heard[each.turn_id].tokens == reference_answer(each)
+
+
 def test_a_turn_cancelled_on_its_way_back_loses_nothing_that_was_stored() -> None:
     here = bench(num_blocks=12, loads=1)
     first = turn("a", range(10, 26), new=0)
