@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from tests.simulation.child import SimulatedChild
+from vlm_sessions.engine.streams import StreamingEngine
 from vlm_sessions.service import SessionService
 from vlm_sessions.sessions.journal import DATABASE_NAME
 
@@ -41,6 +42,10 @@ def _check_worker(service: SessionService) -> None:
     assert not turns._running
     assert not turns._admission._lines
     assert not service._prefills._tasks
+    engine = service._engine
+    assert isinstance(engine, StreamingEngine)
+    assert not engine._turns
+    assert not engine._asked
     assert not service._images._preparing
 
 

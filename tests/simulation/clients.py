@@ -22,7 +22,7 @@ from vlm_sessions.protocol.schema import OpenSession, RewindSession
 
 NUM_SHARED_PICTURES = 5
 NUM_SEEN = 20
-SLACK_SECONDS = 45.0
+SLACK_SECONDS = 20.0
 """Beyond a prompt's own limit: for what is undone, on a slow disk."""
 OTHER_SECONDS = 180.0
 """For a request that waits for no answer of the model; the engine may hang a minute meanwhile."""
@@ -49,21 +49,27 @@ class Clients:
         self._num_pictures = NUM_SHARED_PICTURES
         self._seen: list[str] = []
         """Ids of sessions, the newest last."""
-        self._to: Connection
+        self._focus: str | None = None
+        """The session that is asked several things at the same moment."""
+        self._connection: Connection | None = None
 
-    def connect(self, to: Connection) -> None:
-        """Talk to this service from now on."""
-        self._to = to
+    def connect(self, to: Connection | None) -> None:
+        """Talk to this service from now on; ``None``: to nobody."""
+        self._connection = to
 
-    def disconnect(self) -> None:
-        del self._to
+    @property
+    def _to(self) -> Connection:
+        assert self._connection is not None, "nobody asks a service that is not there"
+        return self._connection
 
     async def drive(self, wants_more: Callable[[], bool]) -> None:
         """Make requests as long as more are wanted; does not wait for the last of them."""
         while wants_more():
             await asyncio.sleep(self._random.expovariate(1 / self._think_seconds))
-            if len(self._requests) < self._max_open:
-                self._make_request()
+            self._focus = None
+            for _ in range(self._random.choice([1, 1, 1, 2, 4])):
+                if len(self._requests) < self._max_open:
+                    self._make_request()
 
     async def wait_for_all(self) -> None:
         """Until every request has its reply; each is bound to get one."""
@@ -143,6 +149,7 @@ class Clients:
             seed=random.randrange(3),
             stop=random.choice([(), (), ("a",), ("b", "ee")]),
             ignore_eos=random.random() < 0.3,
+            stream=random.random() < 0.5,
         )
         self._begin(request, lambda: self._readers.ask(self._to, request, patient=False))
 
@@ -230,7 +237,12 @@ class Clients:
         self._requests[request.number] = request
         limit = OTHER_SECONDS
         if isinstance(request, Asking):
-            limit = self._scene.settings.stream_timeout_seconds + SLACK_SECONDS
+            settings = self._scene.settings
+            limit = SLACK_SECONDS + (
+                settings.stream_timeout_seconds
+                if request.stream
+                else settings.prompt_timeout_seconds
+            )
         overdue = self._to.loop.call_later(limit, self._miss, request)
         task = asyncio.create_task(self._see_to(request, work, overdue))
         task.add_done_callback(_raise_failure)
@@ -285,7 +297,9 @@ class Clients:
         known = list(self._witness.sessions)
         if not known or self._random.random() < 0.05:
             known = self._seen
-        return self._random.choice(known) if known else None
+        if self._focus not in known or self._random.random() < 0.3:
+            self._focus = self._random.choice(known) if known else None
+        return self._focus
 
     def _some_pictures(self, how_many: list[int]) -> tuple[Picture, ...]:
         pictures = []

@@ -69,7 +69,7 @@ class Readers:
             "seed": request.seed,
             "stop": request.stop,
             "ignore_eos": request.ignore_eos,
-            "stream": random.random() < 0.5,
+            "stream": request.stream,
         }
         service, name = to.service, request.name
         if request.session_id is None:

@@ -55,6 +55,7 @@ class Asking(Request):
     seed: int = 0
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    stream: bool = False
     deltas: list[str] = field(default_factory=list)
     """What the client has taken of the answer."""
     is_recorded: bool = False

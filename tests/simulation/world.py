@@ -83,13 +83,16 @@ class World:
             prefill_on_open=random.random() < 0.7,
             context_overflow=random.choice(["error", "drop_oldest"]),
             default_max_new_tokens=4,
+            prompt_timeout_seconds=random.choice([5, 55]),
+            stream_timeout_seconds=random.choice([15, 470]),
         )
         self._loop: SimulatedLoop | None = None
         self._graves: list[object] = []
         self._children: list[SimulatedChild] = []
+        self._engine: EngineProcess | None = None
         self._service: SessionService | None = None
         """While there is one whose sessions are to be watched."""
-        self._is_killed = self._is_stopping = False
+        self._is_killed = self._is_stopping = self._is_at_rest = False
         self._max_steps = 0
         scene = Scene(random, self.shape, self._settings, self._wall, self.trace)
         self._pictures = scene.pictures
@@ -122,6 +125,7 @@ class World:
                 while self.num_steps < num_steps:
                     self._live(is_last=False)
                 self._live(is_last=True)
+            assert self._is_at_rest
         finally:
             self._bury_all()
             shutil.rmtree(self._root)
@@ -156,9 +160,9 @@ class World:
     async def _serve(self, journal: SimulatedJournal, *, is_last: bool) -> None:
         if is_last:
             self.faults.heal()
-        self._engine = EngineProcess(["engine"], spawn=self._spawn)
+        engine = self._engine = EngineProcess(["engine"], spawn=self._spawn)
         service = SessionService(
-            self._settings, self._engine, SimulatedProcessor(), clock=self._wall, journal=journal
+            self._settings, engine, SimulatedProcessor(), clock=self._wall, journal=journal
         )
         try:
             await service.start()
@@ -194,6 +198,7 @@ class World:
             for session_id in list(self.witness.sessions):
                 self.clients.close(session_id)
             await self.clients.wait_for_all()
+            await until(lambda: not self.witness.sessions)  # one may have expired instead
             child = self._newest_child()
             assert child is not None
             await until(lambda: child.is_idle)
@@ -202,6 +207,7 @@ class World:
         await asyncio.sleep(3.0)  # for the sweeper
         check_journal_is_empty(self._directory)
         await service.close()
+        self._is_at_rest = True
 
     def _wants_more(self) -> bool:
         assert self._loop is not None
@@ -234,7 +240,8 @@ class World:
         self._is_stopping = True
 
     async def _drop_caches(self) -> None:
-        await self._engine.clear()
+        if self._engine is not None:
+            await self._engine.clear()
 
     async def _spawn(self, command: Sequence[str], env: Mapping[str, str] | None) -> SpawnedEngine:
         await asyncio.sleep(self._random.uniform(0, 0.05))
@@ -268,8 +275,8 @@ class World:
     def _bury_all(self) -> None:
         """Free what died in the middle of something, without a word from it."""
         self.trace.add(self._time(), f"{self.num_steps} steps")
-        self.clients.disconnect()
-        del self._engine
+        self.clients.connect(None)
+        self._engine = None
         with (
             mock.patch.object(sys, "unraisablehook"),
             warnings.catch_warnings(action="ignore"),
