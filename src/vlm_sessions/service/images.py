@@ -131,7 +131,7 @@ class ImageDesk:
             if task is None:
                 task = asyncio.create_task(self._prepare(digest, owner, content))
                 self._preparing[key] = task
-                task.add_done_callback(lambda _: self._preparing.pop(key, None))
+                task.add_done_callback(partial(self._prepared, key))
             return await asyncio.shield(task)
 
         return pixels
@@ -158,6 +158,11 @@ class ImageDesk:
         if content is None:
             content = await self._read_recorded(digest, owner)
         return await self._in_thread(partial(self._pixels, digest, content))
+
+    def _prepared(self, key: tuple[str, bool], task: asyncio.Task[PixelImage]) -> None:
+        self._preparing.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # who waited has been told; all of them may have left
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
