@@ -107,8 +107,8 @@ class Witness:
                 continue
             # Of a parent that was changing as well when the service died, either state is right.
             shared = min(len(parent.turns), len(session.turns)) if restarted else None
-            if parent.turns[:shared] == session.turns[:shared]:
-                assert session.opening_system == parent.opening_system
+            is_alike = parent.turns[:shared] == session.turns[:shared]
+            if is_alike and session.opening_system == parent.opening_system:
                 return
         raise AssertionError(f"nobody opened session {session.id}")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from vlm_sessions.errors import Internal, SessionClosed
+from vlm_sessions.errors import SessionClosed
 from vlm_sessions.sessions.session import (
     ImagePlace,
     Session,
@@ -109,7 +109,7 @@ def update_lifetime(connection: sqlite3.Connection, session: Session) -> None:
         (session.last_used_at, session.expires_at, session.id, SessionState.OPEN.value),
     )
     if cursor.rowcount == 0:
-        raise SessionClosed("The session ended while the prompt ran. Open a new one.")
+        raise _ended()
 
 
 def end_session(connection: sqlite3.Connection, tombstone: Tombstone) -> None:
@@ -136,13 +136,13 @@ def read_image(connection: sqlite3.Connection, digest: str, owner: str | None) -
     """The encoded bytes of an image.
 
     Raises:
-        Internal: no open session of this owner has this image.
+        SessionClosed: no open session of this owner has it; the one that had ended meanwhile.
     """
     row = connection.execute(
         "SELECT content FROM images WHERE digest = ?", (_stored_name(digest, owner),)
     ).fetchone()
     if row is None:
-        raise Internal("The journal does not hold an image that a session needs.")
+        raise _ended()
     content: bytes = row[0]
     return content
 
@@ -176,6 +176,10 @@ def read_all(connection: sqlite3.Connection) -> Contents:
         )
     )
     return Contents(sessions, tombstones)
+
+
+def _ended() -> SessionClosed:
+    return SessionClosed("The session ended while the prompt ran. Open a new one.")
 
 
 def _update_system(connection: sqlite3.Connection, before: Session, after: Session) -> None:

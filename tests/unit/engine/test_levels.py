@@ -78,9 +78,9 @@ def test_two_sessions_that_share_a_stored_prefix_bring_it_back_once() -> None:
 
 
 def test_a_part_that_has_become_a_whole_block_meanwhile_is_not_taken_for_a_part() -> None:
-    """Found by the simulation. Two sessions whose beginning is on the host are asked the same: while
-    the second's comes back, the first computes the block of which a part was stored. The second
-    took it all for the part, did not name it, and the engine died of what it put behind it."""
+    """Found by the simulation. Two sessions whose beginning is on the host are asked the same.
+    While the second's comes back, the first computes the block of which a part was stored. The
+    second took it all for the part, did not name it, and the engine died of what it put behind."""
     here = bench(num_blocks=20, loads=1)
     here.run(turn("a", range(10, 27), new=0))
     here.run(turn("b", range(30, 110), new=0))

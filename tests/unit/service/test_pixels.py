@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.support.fake_processor import FakeProcessor
 from vlm_sessions.config import Settings
-from vlm_sessions.errors import Internal
+from vlm_sessions.errors import SessionClosed
 from vlm_sessions.media.fetch import ImageFetcher
 from vlm_sessions.service.images import ImageDesk
 
@@ -22,7 +22,7 @@ async def test_pixels_that_nobody_waits_for_any_more_fail_without_a_word() -> No
 
     async def read_recorded(_: str) -> bytes:
         await is_closed.wait()
-        raise Internal("The journal does not hold an image that a session needs.")
+        raise SessionClosed("The session ended while the prompt ran.")
 
     settings = Settings()
     desk = ImageDesk(settings, FakeProcessor(), ImageFetcher(settings), read_recorded)
