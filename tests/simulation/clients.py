@@ -235,32 +235,24 @@ class Clients:
 
     def _begin(self, request: Request, work: Callable[[], Awaitable[None]]) -> None:
         self._requests[request.number] = request
-        limit = OTHER_SECONDS
-        if isinstance(request, Asking):
-            settings = self._scene.settings
-            limit = SLACK_SECONDS + (
-                settings.stream_timeout_seconds
-                if request.stream
-                else settings.prompt_timeout_seconds
-            )
-        overdue = self._to.loop.call_later(limit, self._miss, request)
-        task = asyncio.create_task(self._see_to(request, work, overdue))
+        task = asyncio.create_task(self._see_to(request, work))
         task.add_done_callback(_raise_failure)
 
     async def _see_to(
         self,
         request: Request,
         work: Callable[[], Awaitable[None]],
-        overdue: asyncio.TimerHandle,
     ) -> None:
         # Nothing is done in a ``finally``: when a service dies, its clients stop where they are.
-        outcome = "done"
+        since, outcome = self._to.loop.time(), "done"
+        looking = self._to.loop.call_later(OTHER_SECONDS, self._check_time, request, since)
         try:
             await work()
         except VlmError as error:
             outcome = request.error = error.code
             self._check_error(request, error)
-        overdue.cancel()
+        looking.cancel()
+        self._check_time(request, since)
         request.is_open = False
         del self._requests[request.number]
         self._note(f"{request.name}: {outcome}")
@@ -278,8 +270,17 @@ class Clients:
             latest = self._scene.wall.latest_within(MOMENT_SECONDS + OTHER_SECONDS)
             assert latest >= session.expires_at, "a session is there until its time has come"
 
-    def _miss(self, request: Request) -> None:
-        raise AssertionError(f"{request.name} has had no reply")
+    def _check_time(self, request: Request, since: float) -> None:
+        seconds, limit = self._to.loop.time() - since, OTHER_SECONDS
+        if isinstance(request, Asking):
+            settings = self._scene.settings
+            seconds -= request.seconds_away
+            limit = SLACK_SECONDS + (
+                settings.stream_timeout_seconds
+                if request.stream
+                else settings.prompt_timeout_seconds
+            )
+        assert seconds <= limit, f"{request.name} was not answered within its time"
 
     def _note(self, what: str) -> None:
         self._scene.trace.add(self._to.loop.time(), what)

@@ -110,7 +110,9 @@ class Readers:
             if isinstance(event, TextDelta):
                 request.deltas.append(event.text)
                 if is_slow:
-                    await asyncio.sleep(self._random.expovariate(1))
+                    seconds = self._random.expovariate(1)
+                    request.seconds_away += seconds
+                    await asyncio.sleep(seconds)
             else:
                 answer = event
         assert answer is not None, "a stream ends with an answer or an error"

@@ -56,6 +56,8 @@ class Asking(Request):
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     stream: bool = False
+    seconds_away: float = 0.0
+    """That the client has spent on other things than waiting for the next event."""
     deltas: list[str] = field(default_factory=list)
     """What the client has taken of the answer."""
     is_recorded: bool = False

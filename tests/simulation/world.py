@@ -187,7 +187,8 @@ class World:
         await driving
         async with asyncio.timeout(STOP_SECONDS):
             await service.close()
-        await self.clients.wait_for_all()
+        async with asyncio.timeout(REST_SECONDS):
+            await self.clients.wait_for_all()
 
     async def _come_to_rest(self, service: SessionService) -> None:
         """All goes well from now on: everybody is answered, everything comes back to nothing."""
