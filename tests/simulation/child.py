@@ -22,6 +22,7 @@ from vlm_sessions.engine.fake import reference_answer
 from vlm_sessions.engine.loop import EngineLoop
 from vlm_sessions.engine.types import (
     Event,
+    Failed,
     Finished,
     FinishReason,
     TokenOut,
@@ -42,6 +43,8 @@ from vlm_sessions.engine.wire import (
 FIRST_PID = 1 << 23
 """No process has this number: whoever kills one by mistake kills nothing."""
 SOCKET_SECONDS = 0.002
+UNWANTED_SECONDS = 1.0
+"""For so long a turn may still be computed after its client has left, if no step takes longer."""
 
 
 @dataclass
@@ -68,7 +71,9 @@ class SimulatedChild:
         wall: Callable[[], float],
         trace: Trace,
         pictures: Mapping[str, Picture],
+        is_wanted: Callable[[str], bool],
     ) -> None:
+        """``is_wanted``: whether somebody still waits for this turn."""
         self.pid = pid
         self.reader = asyncio.StreamReader(loop=loop)
         self.engine: Engine | None = None
@@ -78,6 +83,9 @@ class SimulatedChild:
         self._wall = wall
         self._trace = trace
         self._pictures = pictures
+        self._is_wanted = is_wanted
+        self._unwanted_since: dict[str, float] = {}
+        """turn_id -> when nobody was seen to wait for it any more"""
         self._steps = EngineLoop(self._reply)
         self._exited = loop.create_future()
         self._frozen = False
@@ -187,6 +195,7 @@ class SimulatedChild:
             self.die()
             return
         self.engine.check_integrity()
+        self._check_wanted()
         seconds, self._runner.busy_seconds = self._runner.busy_seconds, 0.0
         self._loop.call_later(seconds, self._send_all)
         if self.engine.has_work:
@@ -205,11 +214,23 @@ class SimulatedChild:
             while self._outbox:
                 self.reader.feed_data(self._outbox.popleft())
 
+    def _check_wanted(self) -> None:
+        """An engine that is told nothing of a client that has left goes on for nobody."""
+        now = self._loop.time()
+        unwanted = [turn_id for turn_id in self._turns if not self._is_wanted(turn_id)]
+        self._unwanted_since = {
+            turn_id: self._unwanted_since.get(turn_id, now) for turn_id in unwanted
+        }
+        for turn_id, since in self._unwanted_since.items():
+            assert now - since < UNWANTED_SECONDS, f"{turn_id} is computed for nobody"
+
     def _check(self, event: Event) -> None:
         """Every answer is that of an engine that caches nothing and has nothing else to do."""
         match event:
             case TokenOut():
                 self._turns[event.turn_id][1].append(event.token)
+            case Failed():
+                self._turns.pop(event.turn_id)
             case Finished():
                 turn, tokens = self._turns.pop(event.turn_id)
                 shape = self._device.shape

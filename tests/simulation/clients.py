@@ -8,59 +8,39 @@ and nothing may have changed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
+from tests.simulation.desk import Desk
 from tests.simulation.expected import Oracle
 from tests.simulation.loop import until
 from tests.simulation.pictures import Picture, picture
 from tests.simulation.readers import Readers
 from tests.simulation.requests import Asking, Closing, Forking, Opening, Request, Rewinding
-from tests.simulation.scene import Connection, Scene
-from tests.simulation.witness import MOMENT_SECONDS, Witness
-from vlm_sessions.errors import VlmError
+from tests.simulation.scene import Scene
+from tests.simulation.witness import Witness
 from vlm_sessions.protocol.schema import OpenSession, RewindSession
 
 NUM_SHARED_PICTURES = 5
 NUM_SEEN = 20
-SLACK_SECONDS = 20.0
-"""Beyond a prompt's own limit: for what is undone, on a slow disk."""
-OTHER_SECONDS = 180.0
-"""For a request that waits for no answer of the model; the engine may hang a minute meanwhile."""
-GONE = {"session_closed", "session_expired", "session_not_found"}
-BUSY = {"queue_full", "session_busy", "too_many_sessions", "deadline_exceeded"}
-DOWN = {"engine_unavailable", "engine_lost", "draining", "insufficient_storage"}
-TOO_MUCH = {"context_overflow", "too_many_images", "too_few_turns", "conversation_mismatch"}
 
 
 class Clients:
     """All clients of one service, over all its lives."""
 
-    def __init__(self, scene: Scene, witness: Witness, oracle: Oracle) -> None:
-        self.outcomes: dict[str, int] = {}
-        """What came of requests -> how often"""
+    def __init__(self, scene: Scene, witness: Witness, oracle: Oracle, desk: Desk) -> None:
         self._random = scene.random
         self._scene = scene
         self._requests = scene.requests
         self._witness = witness
+        self._desk = desk
         self._readers = Readers(scene, witness, oracle)
         self._think_seconds = scene.random.choice([0.02, 0.1, 0.5, 3.0])
         self._max_open = scene.random.choice([3, 8, 16])
-        self._num_requests = 0
         self._num_pictures = NUM_SHARED_PICTURES
         self._seen: list[str] = []
         """Ids of sessions, the newest last."""
         self._focus: str | None = None
         """The session that is asked several things at the same moment."""
-        self._connection: Connection | None = None
-
-    def connect(self, to: Connection | None) -> None:
-        """Talk to this service from now on; ``None``: to nobody."""
-        self._connection = to
-
-    @property
-    def _to(self) -> Connection:
-        assert self._connection is not None, "nobody asks a service that is not there"
-        return self._connection
 
     async def drive(self, wants_more: Callable[[], bool]) -> None:
         """Make requests as long as more are wanted; does not wait for the last of them."""
@@ -101,24 +81,27 @@ class Clients:
 
     def ask_in(self, session_id: str) -> None:
         """Ask something simple in a session, in patience."""
-        text = f"q{self._next()}"
-        request = Asking(self._num_requests, session_id, text=text, max_new_tokens=3)
-        self._begin(request, lambda: self._readers.ask(self._to, request, patient=True))
+        number = self._desk.next_number()
+        request = Asking(number, session_id, text=f"q{number}", max_new_tokens=3)
+        self._desk.begin(request, lambda: self._readers.ask(self._desk.to, request, patient=True))
 
     def close(self, session_id: str) -> None:
-        closing = Closing(self._next(), session_id)
+        closing = Closing(self._desk.next_number(), session_id)
 
         async def work() -> None:
-            await self._to.service.close_session(session_id)
+            await self._desk.to.service.close_session(session_id)
             assert session_id not in self._witness.sessions, "what is closed is gone"
 
-        self._begin(closing, work)
+        self._desk.begin(closing, work)
 
     def _open(self) -> None:
         random = self._random
         system = random.choice([None, None, "", "Be."])
         opening = Opening(
-            self._next(), None, system=system, pictures=self._some_pictures([0, 1, 1, 2])
+            self._desk.next_number(),
+            None,
+            system=system,
+            pictures=self._some_pictures([0, 1, 1, 2]),
         )
         command = OpenSession(
             images=tuple(p.as_input(raw=random.random() < 0.5) for p in opening.pictures),
@@ -126,19 +109,19 @@ class Clients:
         )
 
         async def work() -> None:
-            opened = await self._to.service.open(command)
+            opened = await self._desk.to.service.open(command)
             self._witness.tell(opened.lifetime)
             assert [i.sha256 for i in opened.images] == [p.digest for p in opening.pictures]
-            self._witness.check_session_on_disk(opened.lifetime.session_id, self._to.directory)
+            self._witness.check_session_on_disk(opened.lifetime.session_id, self._desk.to.directory)
 
-        self._begin(opening, work)
+        self._desk.begin(opening, work)
 
     def _ask(self) -> None:
         random = self._random
         session_id = self._some_session()
         if session_id is None:
             return
-        number = self._next()
+        number = self._desk.next_number()
         request = Asking(
             number,
             session_id,
@@ -151,10 +134,10 @@ class Clients:
             ignore_eos=random.random() < 0.3,
             stream=random.random() < 0.5,
         )
-        self._begin(request, lambda: self._readers.ask(self._to, request, patient=False))
+        self._desk.begin(request, lambda: self._readers.ask(self._desk.to, request, patient=False))
 
     def _ask_alone(self) -> None:
-        number = self._next()
+        number = self._desk.next_number()
         request = Asking(
             number,
             None,
@@ -162,26 +145,26 @@ class Clients:
             system=self._random.choice([None, "Be."]),
             pictures=self._some_pictures([0, 1, 2]),
         )
-        self._begin(request, lambda: self._readers.ask(self._to, request, patient=False))
+        self._desk.begin(request, lambda: self._readers.ask(self._desk.to, request, patient=False))
 
     def _cancel(self) -> None:
         asked = [one for one in self._requests.values() if isinstance(one, Asking)]
         if not asked:
             return
         victim = self._random.choice(asked)
-        request = Request(self._next(), victim.session_id)
+        request = Request(self._desk.next_number(), victim.session_id)
 
         async def work() -> None:
             if victim.session_id is None or self._random.random() < 0.5:
                 was_recorded = victim.is_recorded
-                if await self._to.service.cancel_request(victim.name):
+                if await self._desk.to.service.cancel_request(victim.name):
                     assert not was_recorded, "what is recorded can no longer be cancelled"
                     victim.was_denied = True
             else:
-                cancelled = await self._to.service.cancel(victim.session_id)
-                self._note(f"cancelled: {cancelled.cancelled}")
+                cancelled = await self._desk.to.service.cancel(victim.session_id)
+                self._desk.note(f"cancelled: {cancelled.cancelled}")
 
-        self._begin(request, work)
+        self._desk.begin(request, work)
 
     def _fork(self) -> None:
         session_id = self._some_session()
@@ -189,11 +172,11 @@ class Clients:
             return
 
         async def work() -> None:
-            opened = await self._to.service.fork(session_id)
+            opened = await self._desk.to.service.fork(session_id)
             self._witness.tell(opened.lifetime)
-            self._witness.check_session_on_disk(opened.lifetime.session_id, self._to.directory)
+            self._witness.check_session_on_disk(opened.lifetime.session_id, self._desk.to.directory)
 
-        self._begin(Forking(self._next(), session_id), work)
+        self._desk.begin(Forking(self._desk.next_number(), session_id), work)
 
     def _rewind(self) -> None:
         session_id = self._some_session()
@@ -202,11 +185,11 @@ class Clients:
         num_turns = self._random.choice([1, 1, 2, 3])
 
         async def work() -> None:
-            rewound = await self._to.service.rewind(session_id, RewindSession(turns=num_turns))
+            rewound = await self._desk.to.service.rewind(session_id, RewindSession(turns=num_turns))
             assert rewound.rewound == num_turns
             self._witness.tell(rewound.lifetime)
 
-        self._begin(Rewinding(self._next(), session_id, num_turns=num_turns), work)
+        self._desk.begin(Rewinding(self._desk.next_number(), session_id, num_turns=num_turns), work)
 
     def _close(self) -> None:
         session_id = self._some_session()
@@ -220,7 +203,7 @@ class Clients:
 
         async def work() -> None:
             before = self._witness.sessions.get(session_id)
-            described = await self._to.service.describe(session_id)
+            described = await self._desk.to.service.describe(session_id)
             if before is None or self._witness.sessions.get(session_id) is not before:
                 return
             assert [(t.prompt, t.answer) for t in described.turns] == [
@@ -229,65 +212,9 @@ class Clients:
             caches = described.caches
             assert caches.kv_tokens + caches.host_kv_tokens <= described.tokens
 
-        self._begin(Request(self._next(), session_id), work)
+        self._desk.begin(Request(self._desk.next_number(), session_id), work)
 
-    # --- within ---------------------------------------------------------------------------------
-
-    def _begin(self, request: Request, work: Callable[[], Awaitable[None]]) -> None:
-        self._requests[request.number] = request
-        task = asyncio.create_task(self._see_to(request, work))
-        task.add_done_callback(_raise_failure)
-
-    async def _see_to(
-        self,
-        request: Request,
-        work: Callable[[], Awaitable[None]],
-    ) -> None:
-        # Nothing is done in a ``finally``: when a service dies, its clients stop where they are.
-        since, outcome = self._to.loop.time(), "done"
-        looking = self._to.loop.call_later(OTHER_SECONDS, self._check_time, request, since)
-        try:
-            await work()
-        except VlmError as error:
-            outcome = request.error = error.code
-            self._check_error(request, error)
-        looking.cancel()
-        self._check_time(request, since)
-        request.is_open = False
-        del self._requests[request.number]
-        self._note(f"{request.name}: {outcome}")
-        name = f"{type(request).__name__.lower()} {outcome}"
-        self.outcomes[name] = self.outcomes.get(name, 0) + 1
-
-    def _check_error(self, request: Request, error: VlmError) -> None:
-        code = error.code
-        assert code in GONE | BUSY | DOWN | TOO_MUCH, f"{request.name}: {code}: {error.message}"
-        if isinstance(request, Asking):
-            assert not request.is_recorded, "an error changes nothing"
-            request.was_denied = True
-        session = self._witness.sessions.get(request.session_id or "")
-        if code in GONE and session is not None and not isinstance(request, Closing):
-            latest = self._scene.wall.latest_within(MOMENT_SECONDS + OTHER_SECONDS)
-            assert latest >= session.expires_at, "a session is there until its time has come"
-
-    def _check_time(self, request: Request, since: float) -> None:
-        seconds, limit = self._to.loop.time() - since, OTHER_SECONDS
-        if isinstance(request, Asking):
-            settings = self._scene.settings
-            seconds -= request.seconds_away
-            limit = SLACK_SECONDS + (
-                settings.stream_timeout_seconds
-                if request.stream
-                else settings.prompt_timeout_seconds
-            )
-        assert seconds <= limit, f"{request.name} was not answered within its time"
-
-    def _note(self, what: str) -> None:
-        self._scene.trace.add(self._to.loop.time(), what)
-
-    def _next(self) -> int:
-        self._num_requests += 1
-        return self._num_requests
+    # --- choices ------------------------------------------------------------------------------
 
     def _some_session(self) -> str | None:
         """An open one, as a rule."""
@@ -312,8 +239,3 @@ class Clients:
             self._scene.pictures[one.digest] = one
             pictures.append(one)
         return tuple(pictures)
-
-
-def _raise_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        task.result()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
+from tests.simulation.conversations import Conversations
 from tests.simulation.runner import DeviceFailed, EngineShape, SimulatedRunner
 from tests.simulation.trace import Trace
 from vlm_sessions.engine.engine import Engine
@@ -20,19 +21,15 @@ from vlm_sessions.engine.types import (
     Failed,
     Finished,
     FinishReason,
-    ImageSpan,
     PixelsNeeded,
     Prefilled,
     Retention,
-    Sampling,
     TokenOut,
     Turn,
 )
 
-IMAGE_TOKEN = 1
-END_TOKEN = 6
+KEYS = "uvwxyz"
 MAX_IN_FLIGHT = 10
-NUM_REMEMBERED = 12
 MAX_STEPS_OF_A_TURN = 4000
 """Of the engine, between a turn's submission and its end; it is owed its pixels all that time."""
 
@@ -59,8 +56,7 @@ class EngineWorld:
         self._num_turns = 0
         self._failure_rate = self._random.choice([0.0, 0.0, 0.001])
         self.shape = EngineShape.drawn(self._random)
-        self._past: list[tuple[Turn, list[int]]] = []
-        """Conversations that may be gone on with."""
+        self._conversations = Conversations(self._random)
         self._start_engine()
 
     def run(self, num_steps: int) -> None:
@@ -98,56 +94,20 @@ class EngineWorld:
 
     def _submit(self) -> None:
         """One turn, or several at once that begin alike, as of those who opened one picture."""
-        beginning = self._beginning()
+        beginning = self._conversations.beginning()
         for _ in range(self._random.choice([1, 1, 2, 3])):
-            if len(self._running) < MAX_IN_FLIGHT:
-                self._submit_after(*beginning)
-
-    def _submit_after(self, tokens: tuple[int, ...], images: tuple[ImageSpan, ...]) -> None:
-        random = self._random
-        for _ in range(random.randrange(4)):
-            if random.random() < 0.5:
-                length = random.randint(1, 9)
-                digest = f"{random.choice(['cat', 'dog', 'cow'])}-{length}"
-                images = (*images, ImageSpan(digest, len(tokens), length))
-                tokens += (IMAGE_TOKEN,) * length
-            else:
-                tokens += tuple(random.randint(3, 5) for _ in range(random.randrange(10)))
-        tokens += (END_TOKEN,)
-        retention = None
-        if random.random() < 0.5:
-            retention = Retention(random.choice("uvwxyz"), self._wall() + random.uniform(-50, 300))
-        sampling = Sampling(
-            max_new_tokens=random.choice([0, 1, 3, 9, 30]),
-            temperature=random.choice([0.0, 1.0]),
-            seed=random.randrange(4),
-            ignore_eos=random.random() < 0.5,
-        )
-        self._num_turns += 1
-        turn = Turn(f"turn-{self._num_turns}", tokens, images, sampling, retention)
-        self._running[turn.turn_id] = _Running(turn, self._engine_steps)
-        self._hear(self.engine.add(turn))
-
-    def _beginning(self) -> tuple[tuple[int, ...], tuple[ImageSpan, ...]]:
-        """Of a conversation: one that goes on, one that goes back, or a new one."""
-        kind = self._random.random()
-        if not self._past or kind < 0.3:
-            return (), ()
-        previous, answer = self._random.choice(self._past)
-        if kind < 0.75:
-            return (*previous.tokens, *answer), previous.images
-        return self._beginning_of(previous, answer)
-
-    def _beginning_of(
-        self, previous: Turn, answer: list[int]
-    ) -> tuple[tuple[int, ...], tuple[ImageSpan, ...]]:
-        """As a rewound session has, or one of two that were forked."""
-        whole = (*previous.tokens, *answer)
-        images = previous.images[: self._random.randint(0, len(previous.images))]
-        first = images[-1].start + images[-1].length if images else 0
-        all_images = len(images) == len(previous.images)
-        last = len(whole) if all_images else previous.images[len(images)].start
-        return whole[: self._random.randint(first, last)], images
+            if len(self._running) >= MAX_IN_FLIGHT:
+                return
+            tokens, images = self._conversations.continued(beginning)
+            retention = None
+            if self._random.random() < 0.5:
+                until = self._wall() + self._random.uniform(-50, 300)
+                retention = Retention(self._random.choice(KEYS), until)
+            self._num_turns += 1
+            turn_id = f"turn-{self._num_turns}"
+            turn = Turn(turn_id, tokens, images, self._conversations.sampling(), retention)
+            self._running[turn_id] = _Running(turn, self._engine_steps)
+            self._hear(self.engine.add(turn))
 
     def _step(self) -> None:
         if self.engine.has_work:
@@ -167,7 +127,7 @@ class EngineWorld:
         self._hear(self.engine.cancel(turn_id))
 
     def _release(self) -> None:
-        self.engine.release(self._random.choice("uvwxyz"))
+        self.engine.release(self._random.choice(KEYS))
 
     def _clear(self) -> None:
         self.engine.clear()
@@ -179,11 +139,9 @@ class EngineWorld:
         self._wall_offset += self._random.choice([-3600.0, -30.0, 30.0, 3600.0])
 
     def _locate(self) -> None:
-        if self._past:
-            turn, answer = self._random.choice(self._past)
-            location = self.engine.locate((*turn.tokens, *answer), turn.images)
-            num_tokens = len(turn.tokens) + len(answer)
-            assert 0 <= location.kv_tokens + location.host_kv_tokens <= num_tokens
+        tokens, images = self._conversations.beginning()
+        location = self.engine.locate(tokens, images)
+        assert 0 <= location.kv_tokens + location.host_kv_tokens <= len(tokens)
 
     # --- what must hold -------------------------------------------------------------------------
 
@@ -263,7 +221,7 @@ class EngineWorld:
                 case Finished():
                     self._conclude(self._running.pop(event.turn_id), event.reason)
                 case Failed():
-                    self._past.clear()  # of conversations that have grown too long
+                    self._conversations.forget()
                     needed = len(running.turn.tokens) + min(1, running.turn.sampling.max_new_tokens)
                     assert needed > self.shape.max_context, event.message
                     del self._running[event.turn_id]
@@ -279,5 +237,4 @@ class EngineWorld:
         assert over.prefilled is not None
         num_left = len(over.turn.tokens) - over.prefilled.cached_tokens
         assert num_left >= bool(over.turn.sampling.max_new_tokens)
-        self._past.append((over.turn, over.tokens))
-        del self._past[:-NUM_REMEMBERED]
+        self._conversations.remember(over.turn, over.tokens)

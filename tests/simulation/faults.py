@@ -52,7 +52,7 @@ class Faults:
             fault: weight * random.choice([0.0, 1.0, 1.0, 3.0])
             for fault, weight in {
                 self._engine_dies: 5.0,
-                self._engine_freezes: 1.0,
+                self._engine_freezes: 2.0,
                 self._device_fails: 3.0,
                 self._engine_does_not_load: 1.0,
                 self._disk_is_full: 3.0,
@@ -91,7 +91,7 @@ class Faults:
     async def _engine_freezes(self) -> None:
         child = self._newest_child()
         if child is not None:
-            child.freeze(self._random.choice([0.5, 20.0, 100.0]))
+            child.freeze(self._random.choice([0.5, 40.0, 100.0]))
 
     async def _device_fails(self) -> None:
         self._device.failure_rate = self._random.choice([0.02, 0.2, 1.0])

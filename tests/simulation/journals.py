@@ -44,6 +44,10 @@ class Disk:
         self.write_seconds = 0.01
         self.num_left = None
 
+    @property
+    def is_well(self) -> bool:
+        return not self.is_full and not self.failure_rate and self.write_seconds < 0.1
+
     def before(self, statement: str) -> None:
         """Called before each statement. A full disk takes what changes nothing.
 

@@ -39,3 +39,22 @@ class Connection:
     directory: Path
     """Of its journal."""
     loop: asyncio.AbstractEventLoop
+
+
+def draw_settings(random: Random, directory: Path) -> Settings:
+    """Limits so low that requests run into them all the time."""
+    return Settings(
+        state_dir=directory,
+        session_idle_seconds=random.choice([20, 60]),
+        session_max_seconds=random.choice([60, 300]),
+        tombstone_seconds=random.choice([0, 30]),
+        max_sessions=random.choice([3, 8]),
+        max_queued_per_session=random.choice([0, 2]),
+        max_queued=random.choice([3, 20]),
+        max_images_per_session=random.choice([2, 6]),
+        prefill_on_open=random.random() < 0.7,
+        context_overflow=random.choice(["error", "drop_oldest"]),
+        default_max_new_tokens=4,
+        prompt_timeout_seconds=random.choice([5, 55]),
+        stream_timeout_seconds=random.choice([15, 470]),
+    )

@@ -16,36 +16,35 @@ from __future__ import annotations
 import asyncio
 import gc
 import shutil
-import sys
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import cast
-from unittest import mock
 
 from tests.simulation.baseline import check_baseline, check_journal_is_empty
 from tests.simulation.child import FIRST_PID, Device, SimulatedChild
 from tests.simulation.clients import Clients
 from tests.simulation.clocks import WallClock
+from tests.simulation.desk import Desk, raise_failure
 from tests.simulation.entropy import seeded_entropy
 from tests.simulation.expected import Oracle
 from tests.simulation.faults import Faults
+from tests.simulation.graves import Graves
 from tests.simulation.journals import Disk, SimulatedJournal
 from tests.simulation.loop import SimulatedLoop, until
 from tests.simulation.pictures import SimulatedProcessor
 from tests.simulation.runner import EngineShape
-from tests.simulation.scene import Connection, Scene
+from tests.simulation.scene import Connection, Scene, draw_settings
 from tests.simulation.trace import Trace
 from tests.simulation.witness import Witness
-from vlm_sessions.config import Settings
 from vlm_sessions.engine.process import EngineProcess
 from vlm_sessions.engine.spawned import SpawnedEngine
 from vlm_sessions.errors import EngineUnavailable, VlmError
 from vlm_sessions.service import SessionService
 
 STOP_SECONDS = 120.0
+SWEEP_SECONDS = 10
 REST_SECONDS = 600.0
 FOREVER = 10 * 86_400.0
 
@@ -71,23 +70,9 @@ class World:
         self._shuffle = random.choice([0.0, 0.1, 0.5])
         self._root = Path(tempfile.mkdtemp(prefix="simulation-"))
         self._directory = self._root / "0"
-        self._settings = Settings(
-            state_dir=self._directory,
-            session_idle_seconds=random.choice([20, 60]),
-            session_max_seconds=random.choice([60, 300]),
-            tombstone_seconds=random.choice([0, 30]),
-            max_sessions=random.choice([3, 8]),
-            max_queued_per_session=random.choice([0, 2]),
-            max_queued=random.choice([3, 20]),
-            max_images_per_session=random.choice([2, 6]),
-            prefill_on_open=random.random() < 0.7,
-            context_overflow=random.choice(["error", "drop_oldest"]),
-            default_max_new_tokens=4,
-            prompt_timeout_seconds=random.choice([5, 55]),
-            stream_timeout_seconds=random.choice([15, 470]),
-        )
+        self._settings = draw_settings(random, self._directory)
         self._loop: SimulatedLoop | None = None
-        self._graves: list[object] = []
+        self._graves = Graves()
         self._children: list[SimulatedChild] = []
         self._engine: EngineProcess | None = None
         self._service: SessionService | None = None
@@ -98,7 +83,8 @@ class World:
         self._pictures = scene.pictures
         oracle = Oracle(scene)
         self.witness = Witness(scene, oracle)
-        self.clients = Clients(scene, self.witness, oracle)
+        self.desk = Desk(scene, self.witness)
+        self.clients = Clients(scene, self.witness, oracle, self.desk)
         self.faults = Faults(
             random,
             self._device,
@@ -127,7 +113,11 @@ class World:
                 self._live(is_last=True)
             assert self._is_at_rest
         finally:
-            self._bury_all()
+            self.trace.add(self._time(), f"{self.num_steps} steps")
+            self.desk.connect(None)
+            self._engine = None
+            self._children.clear()
+            self._graves.free()
             shutil.rmtree(self._root)
             if gc_was_enabled:
                 gc.enable()
@@ -155,7 +145,7 @@ class World:
             asyncio.set_event_loop(None)
             self._service = None
             journal.abandon()
-            self._graves.append((loop, journal, asyncio.all_tasks(loop)))
+            self._graves.bury(loop)
 
     async def _serve(self, journal: SimulatedJournal, *, is_last: bool) -> None:
         if is_last:
@@ -176,14 +166,20 @@ class World:
         self._note(self.witness.look(service._store._open, restarted=True))
         self.clients.give_up()
         self._service = service
-        self.clients.connect(Connection(service, self._directory, asyncio.get_running_loop()))
+        self.desk.connect(Connection(service, self._directory, asyncio.get_running_loop()))
         if is_last:
             await self._come_to_rest(service)
             return
+        beside = [
+            asyncio.create_task(self.faults.strike()),
+            asyncio.create_task(self._see_that_all_is_swept(service)),
+        ]
+        for task in beside:
+            task.add_done_callback(raise_failure)
         driving = asyncio.create_task(self.clients.drive(self._wants_more))
-        striking = asyncio.create_task(self.faults.strike())
         await until(lambda: not self._wants_more())
-        striking.cancel()
+        for task in beside:
+            task.cancel()
         await driving
         async with asyncio.timeout(STOP_SECONDS):
             await service.close()
@@ -209,6 +205,20 @@ class World:
         check_journal_is_empty(self._directory)
         await service.close()
         self._is_at_rest = True
+
+    async def _see_that_all_is_swept(self, service: SessionService) -> None:
+        """Whose time has come is ended soon, unless the disk refuses just now."""
+        over: dict[str, int] = {}
+        while True:
+            await asyncio.sleep(1.0)
+            is_well = self._disk.is_well
+            now, users = self._wall(), service._store._num_users
+            over = {
+                session.id: over.get(session.id, 0) + 1
+                for session in self.witness.sessions.values()
+                if is_well and session.is_over(now, in_use=session.id in users)
+            }
+            assert all(seconds < SWEEP_SECONDS for seconds in over.values()), "it is never swept"
 
     def _wants_more(self) -> bool:
         assert self._loop is not None
@@ -255,6 +265,7 @@ class World:
             wall=self._wall,
             trace=self.trace,
             pictures=self._pictures,
+            is_wanted=lambda turn_id: self._engine is None or turn_id in self._engine._turns,
         )
         self._children.append(child)
         return SpawnedEngine(
@@ -272,19 +283,3 @@ class World:
     def _note(self, news: Sequence[str]) -> None:
         for each in news:
             self.trace.add(self._time(), each)
-
-    def _bury_all(self) -> None:
-        """Free what died in the middle of something, without a word from it."""
-        self.trace.add(self._time(), f"{self.num_steps} steps")
-        self.clients.connect(None)
-        self._engine = None
-        with (
-            mock.patch.object(sys, "unraisablehook"),
-            warnings.catch_warnings(action="ignore"),
-        ):
-            for loop, *_ in cast(list[tuple[SimulatedLoop, object]], self._graves):
-                loop.set_exception_handler(lambda *_: None)
-                loop.close()
-            self._graves.clear()
-            self._children.clear()
-            gc.collect()
