@@ -47,7 +47,7 @@ class Faults:
         self._kill_service = kill_service
         self._stop_service = stop_service
         self._drop_caches = drop_caches
-        self._pause_seconds = random.choice([1.0, 5.0, 30.0])
+        self._pause_seconds = random.choice([0.3, 1.0, 5.0])
         self._weights: dict[Callable[[], Awaitable[None]], float] = {
             fault: weight * random.choice([0.0, 1.0, 1.0, 3.0])
             for fault, weight in {
