@@ -36,7 +36,7 @@ def _check_worker(service: SessionService) -> None:
     assert service.num_open_sessions == 0
     assert service.num_prompts == 0
     assert not store._num_users
-    assert not store._num_opening
+    assert not store._room._num_of
     assert not store._changes
     assert not store._journalled_until
     assert not turns._running

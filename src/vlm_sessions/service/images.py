@@ -159,7 +159,7 @@ class ImageDesk:
             content = await self._read_recorded(digest, owner)
         return await self._in_thread(partial(self._pixels, digest, content))
 
-    def _prepared(self, key: tuple[str, bool], task: asyncio.Task[PixelImage]) -> None:
+    def _prepared(self, key: tuple[str, str | None, bool], task: asyncio.Task[PixelImage]) -> None:
         self._preparing.pop(key, None)
         if not task.cancelled():
             task.exception()  # who waited has been told; all of them may have left

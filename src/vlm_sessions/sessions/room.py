@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from vlm_sessions.errors import TooManySessions
 
@@ -46,3 +47,9 @@ class Room:
         self._num_of[owner] -= 1
         if not self._num_of[owner]:
             del self._num_of[owner]
+
+    def check_integrity(self, owners: Iterable[str | None]) -> None:
+        """Assert that each open session, of which these are the owners, is counted."""
+        assert self._num == sum(self._num_of.values())
+        for owner, num_open in Counter(owners).items():
+            assert num_open <= self._num_of[owner], "more may just be being written"

@@ -313,7 +313,7 @@ class SessionStore:
     def check_integrity(self) -> None:
         """Assert what holds between any two steps of the event loop. Walks all: for tests."""
         assert self._journalled_until.keys() == self._open.keys()
-        assert self._num_opening >= 0
+        self._room.check_integrity(session.owner for session in self._open.values())
         assert all(count > 0 for count in self._num_users.values())
         for session_id, session in self._open.items():
             assert session.id == session_id

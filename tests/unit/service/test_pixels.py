@@ -20,7 +20,7 @@ async def test_pixels_that_nobody_waits_for_any_more_fail_without_a_word() -> No
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     is_closed = asyncio.Event()
 
-    async def read_recorded(_: str) -> bytes:
+    async def read_recorded(_: str, __: str | None) -> bytes:
         await is_closed.wait()
         raise SessionClosed("The session ended while the prompt ran.")
 

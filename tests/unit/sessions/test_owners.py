@@ -185,7 +185,7 @@ async def test_the_bytes_of_one_picture_are_kept_for_each_owner_apart(
     await stores.now.end(alices.id)
     assert num_kept() == 3, "alice has shown it in another session"
     await stores.now.end(again.id)
-    with pytest.raises(Internal):
+    with pytest.raises(SessionClosed):
         await stores.now.read_image("cat", ALICE)
     await stores.now.end(nobodys.id)
     assert await stores.now.read_image("cat", BOB) == b"cat"
@@ -204,7 +204,7 @@ async def test_a_turns_images_keep_their_owner_and_go_when_taken_back(
     assert stores.now.get(session.id).turns[0].digests == ("dog",)
     assert await stores.now.read_image("dog", ALICE) == b"dog"
     await stores.now.rewind(session.id, 1)
-    with pytest.raises(Internal):
+    with pytest.raises(SessionClosed):
         await stores.now.read_image("dog", ALICE)
 
 
