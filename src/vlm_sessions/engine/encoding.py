@@ -42,7 +42,7 @@ class Encoding:
         self._fresh: list[str] = []
         self._begun: list[PixelImage] = []
         self._line: list[Sequence] = []
-        """Turns parked until features are there, in order of submission."""
+        """Turns parked until features are there, by place, see ``rounds.py``."""
         self._is_closed = False
         """Whether somebody in this plan waits for room, that nobody younger may take."""
 

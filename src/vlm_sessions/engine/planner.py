@@ -1,9 +1,9 @@
 """Which tokens of which turns are computed next.
 
 In every step each decoding turn gets its one token first; what ``pacing.py`` leaves of
-``max_batch_tokens`` goes to prompts, in chunks, the oldest turn first. A turn is admitted with
-blocks for all its tokens so far; decoding takes more as it goes, from the youngest turn if there is
-no other way. The oldest turn is never preempted for room, so that something always finishes.
+``max_batch_tokens`` goes to prompts, in chunks, in the order of ``rounds.py``. A turn is admitted
+with blocks for all its tokens so far; decoding takes more as it goes, from another turn if there is
+no other way. The first turn is never preempted for room, so that something always finishes.
 """
 
 from __future__ import annotations
@@ -138,5 +138,5 @@ class Planner:
                 sequence.blocks += reservation.blocks
             else:
                 self._reports.num_preemptions += 1
-                self._turns.preempt(self._turns.running[-1])
+                self._turns.preempt(self._turns.last_running())
         return True

@@ -54,6 +54,7 @@ class Reports:
         """Something of this turn is computed in the step that is being planned."""
         if sequence.started_at is None:
             sequence.started_at = self._monotonic()
+            self._turns.begin(sequence)
 
     def apply(self, plan: Plan, result: StepResult) -> list[Event]:
         """Account for a plan that was carried out; returns what happened, in order."""

@@ -73,7 +73,6 @@ class Scheduler:
         )
         pacer = Pacer(limits, self._costs)
         self._planner = Planner(self.caches, self._turns, self._reports, limits, pacer)
-        self._num_submitted = 0
 
     @property
     def has_work(self) -> bool:
@@ -115,11 +114,10 @@ class Scheduler:
             return [Failed(turn.turn_id, ContextOverflow.code, self._too_long(num_tokens))]
         sequence = Sequence(
             turn,
-            order=self._num_submitted,
+            order=self._turns.enter(turn.client or turn.turn_id),
             block_size=self.caches.pool.block_size,
             arrived_at=self._monotonic(),
         )
-        self._num_submitted += 1
         return [*self._turns.add(sequence)]
 
     def cancel(self, turn_id: str) -> list[Event]:

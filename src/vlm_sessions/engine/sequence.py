@@ -7,6 +7,7 @@ from enum import Enum, auto
 
 from vlm_sessions.engine.content import TokenChain
 from vlm_sessions.engine.matches import Reservation
+from vlm_sessions.engine.rounds import Place
 from vlm_sessions.engine.types import Draw, ImageSlice, ImageSpan, TokenSpan, Turn
 
 
@@ -31,10 +32,11 @@ class Sequence:
     A turn that decodes has exactly one token to be computed: the one sampled last.
     """
 
-    def __init__(self, turn: Turn, *, order: int, block_size: int, arrived_at: float) -> None:
+    def __init__(self, turn: Turn, *, order: Place, block_size: int, arrived_at: float) -> None:
         self.turn = turn
         self.order = order
-        """Submission number: who is first in line, and who is preempted last."""
+        """Who is first in line, and who is preempted last. Of two turns the one whose place is
+        lower is called the older one."""
         self.arrived_at = arrived_at
         self.started_at: float | None = None
         self.state = SequenceState.WAITING
@@ -79,6 +81,10 @@ class Sequence:
     @property
     def turn_id(self) -> str:
         return self.turn.turn_id
+
+    @property
+    def client(self) -> str:
+        return self.turn.client or self.turn.turn_id
 
     @property
     def num_tokens(self) -> int:

@@ -13,6 +13,7 @@ All transitions are made here. When one is due is for ``planner.py`` and ``repor
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Container, Iterable
 from collections.abc import Sequence as SequenceOf
 from operator import attrgetter
@@ -20,6 +21,7 @@ from operator import attrgetter
 from vlm_sessions.engine.caches import Caches
 from vlm_sessions.engine.claims import Claims
 from vlm_sessions.engine.matches import Match, Reservation
+from vlm_sessions.engine.rounds import Place, Rounds
 from vlm_sessions.engine.sequence import Sequence, SequenceState
 from vlm_sessions.engine.types import BlockCopy, PixelImage, PixelsNeeded
 
@@ -36,12 +38,13 @@ class Turns:
     def __init__(self, caches: Caches, num_slots: int) -> None:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        """Both in order of submission."""
+        """Both by place, see ``rounds.py``."""
         self._by_id: dict[str, Sequence] = {}
         """turn_id -> every turn that is not over"""
         self._caches = caches
         self._num_slots = num_slots
         self._claims = Claims(caches.pool.block_size)
+        self._rounds = Rounds()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -69,10 +72,14 @@ class Turns:
 
     # --- in line --------------------------------------------------------------------------------
 
+    def enter(self, client: str) -> Place:
+        """The place of a new turn of a client, to be given to ``add`` with it."""
+        return self._rounds.enter(client)
+
     def add(self, sequence: Sequence) -> list[PixelsNeeded]:
         """Put a new turn in line; asks for what it lacks, unless its turn comes later."""
         self._by_id[sequence.turn_id] = sequence
-        self.waiting.append(sequence)
+        insort(self.waiting, sequence, key=_by_order)
         if len(self._by_id) > self._num_slots:
             return []
         return self.park_if_lacking(sequence, self.match(sequence))
@@ -148,6 +155,10 @@ class Turns:
                     arrived.append(sequence)
         return arrived
 
+    def begin(self, sequence: Sequence) -> None:
+        """Something of a turn is computed for the first time."""
+        self._rounds.begin(sequence.order)
+
     def advance(self, sequence: Sequence, num_tokens: int) -> None:
         """The next ``num_tokens`` of a turn are in KV: name full blocks, let go of features."""
         sequence.was_computed = True
@@ -157,6 +168,12 @@ class Turns:
         for index in range(sequence.num_committed, num_full):
             self._commit(sequence, index, sequence.chain.hashes[index])
             sequence.num_committed += 1
+
+    def last_running(self) -> Sequence:
+        """Who gives way when there is no room: of the client that runs most turns the last one. So
+        it is the first of all turns only if no other runs."""
+        num_running = Counter(sequence.client for sequence in self.running)
+        return max(self.running, key=lambda each: (num_running[each.client], each.order))
 
     def preempt(self, sequence: Sequence) -> None:
         """Take a running turn's blocks, and put it back in line."""
@@ -171,6 +188,7 @@ class Turns:
         block of that."""
         tip = None
         del self._by_id[sequence.turn_id]
+        self._rounds.leave(sequence.client)
         if sequence.state is SequenceState.RUNNING:
             self.running.remove(sequence)
             tip = self._give_back(sequence)
@@ -213,6 +231,7 @@ class Turns:
         sequences = tuple(self._by_id.values())
         self._caches.images.check_integrity(sequences)
         self._claims.check_integrity(sequences)
+        self._rounds.check_integrity(Counter(sequence.client for sequence in sequences))
         for line in (self.waiting, self.running):
             assert line == sorted(line, key=_by_order)
         assert len(self.running) + self.num_parked <= self._num_slots

@@ -66,6 +66,8 @@ class Turn(msgspec.Struct, frozen=True):
     salt: str = ""
     """Opaque. A turn finds cached only what turns of the same salt have left: neither KV, features
     nor pixels of any other."""
+    client: str = ""
+    """Whose it is, opaque to the engine: clients take turns. Empty: a client of its own."""
 
 
 class PixelImage(msgspec.Struct, frozen=True):
