@@ -193,6 +193,12 @@ class Settings(BaseModel):
         4, ge=0, description="Prompts waiting behind a running one."
     )
     max_queued: int = Field(256, ge=1, description="Prompts in the service, waiting or running.")
+    max_wait_seconds: float = Field(
+        30.0,
+        ge=0,
+        description="A prompt whose first token would come later than this, with those that wait "
+        "before it, is refused at once, an opening at half of it; 0: none is.",
+    )
 
     # Who may come in
     api_keys_file: Path | None = Field(

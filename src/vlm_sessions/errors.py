@@ -32,6 +32,7 @@
     ├── HeadersTooLarge 431        headers over the limit, together
     ├── TooManyRequests 429        with Retry-After
     │   ├── QueueFull              the session, its client, or the service, has enough waiting
+    │   ├── Overloaded             it would wait too long, with so many before it
     │   └── TooManySessions        the client, or the service, has enough open
     ├── Internal 500               a bug of ours
     ├── Unavailable 503            with Retry-After
@@ -194,6 +195,10 @@ class TooManyRequests(VlmError):
 
 class QueueFull(TooManyRequests):
     code = "queue_full"
+
+
+class Overloaded(TooManyRequests):
+    code = "overloaded"
 
 
 class TooManySessions(TooManyRequests):

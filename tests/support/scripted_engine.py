@@ -48,6 +48,9 @@ class ScriptedEngine:
         self.asks_for_pixels = True
         self.max_context = 100_000
         self._up = asyncio.Event()
+        self.held = asyncio.Semaphore(0)
+        self._may_prefill = asyncio.Event()
+        self._may_prefill.set()
 
     @property
     def ready(self) -> bool:
@@ -58,6 +61,13 @@ class ScriptedEngine:
 
     def go_down(self) -> None:
         self._up.clear()
+
+    def hold_prefills(self) -> None:
+        """Compute no prompt until they may go; ``held`` is released for each."""
+        self._may_prefill.clear()
+
+    def let_prefills_go(self) -> None:
+        self._may_prefill.set()
 
     async def start(self) -> EngineInfo:
         self.go_up()
@@ -80,6 +90,9 @@ class ScriptedEngine:
             if self.asks_for_pixels:
                 for span in turn.images:
                     await pixels(span.digest)
+            if not self._may_prefill.is_set():
+                self.held.release()
+                await self._may_prefill.wait()
             if turn.sampling.max_new_tokens == 0:
                 self.prefills.append(turn)
                 yield Prefilled(turn.turn_id, len(turn.tokens), 0, 0, 0.0)

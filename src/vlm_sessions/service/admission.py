@@ -53,6 +53,11 @@ class Admission:
         finally:
             self.num_prompts -= 1
 
+    def num_in_line(self, session_id: str) -> int:
+        """Prompts of this session, running or waiting."""
+        line = self._lines.get(session_id)
+        return 0 if line is None else line.length
+
     @asynccontextmanager
     async def claim(self, session_id: str) -> AsyncIterator[None]:
         """Hold this session's turn at once; prompts that come meanwhile wait.

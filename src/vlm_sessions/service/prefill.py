@@ -12,6 +12,7 @@ from vlm_sessions.errors import VlmError
 from vlm_sessions.logs import get_logger
 from vlm_sessions.processing import Segment
 from vlm_sessions.service.images import ImageDesk
+from vlm_sessions.service.overload import Backlog
 from vlm_sessions.service.work import salt_of
 from vlm_sessions.sessions.session import Session
 
@@ -28,9 +29,10 @@ class Prefills:
     They only warm caches: one that fails costs the first prompt time, never its answer.
     """
 
-    def __init__(self, engine: AsyncEngine, images: ImageDesk) -> None:
+    def __init__(self, engine: AsyncEngine, images: ImageDesk, backlog: Backlog) -> None:
         self._engine = engine
         self._images = images
+        self._backlog = backlog
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by session id
 
     def begin(
@@ -56,6 +58,7 @@ class Prefills:
             sampling=Sampling(max_new_tokens=0),
             retention=Retention(session.id, session.expires_at),
             salt=salt_of(session.owner),
+            client=session.owner or session.id,
         )
         pixels = self._images.pixel_source(contents, session.owner)
         task = asyncio.create_task(self._run(session.id, turn, pixels, after))
@@ -85,8 +88,9 @@ class Prefills:
         try:
             if after is not None:
                 await self.done(after)
-            async for _ in self._engine.submit(turn, pixels):
-                pass
+            with self._backlog.waiting(turn.client) as wait:
+                async for event in self._engine.submit(turn, pixels):
+                    wait.hear(event)
         except VlmError as error:
             _log.warning("prefill_failed", session_id=session_id, code=error.code)
         except Exception:  # noqa: BLE001  # a task of its own: nobody else would tell

@@ -49,6 +49,11 @@ class RunningPrompt:
         self.channel: asyncio.Queue[AnswerEvent | VlmError] = asyncio.Queue()
         self.task: asyncio.Task[None] | None = None
 
+    @property
+    def client(self) -> str:
+        """Who takes turns with others in the engine: without API keys the session."""
+        return self.work.client or self.work.session_id or self.request_id
+
     def end(self, ending: Ending) -> bool:
         """Have it end soon; ``False``: it is over or as good as over."""
         if self.task is None or self.task.done() or self.recording or self.ending is not None:

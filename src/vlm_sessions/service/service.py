@@ -30,6 +30,7 @@ from vlm_sessions.service.answers import AnswerStream
 from vlm_sessions.service.describe import describe, image_infos
 from vlm_sessions.service.generation import check_options
 from vlm_sessions.service.images import ImageDesk, contents_of, image_refs
+from vlm_sessions.service.overload import Backlog
 from vlm_sessions.service.prefill import Prefills
 from vlm_sessions.service.quota import Quota
 from vlm_sessions.service.session_work import SessionWork
@@ -42,6 +43,8 @@ from vlm_sessions.sessions.session import Session
 from vlm_sessions.sessions.store import SessionStore, to_the_end
 
 SWEEP_SECONDS = 1.0
+NEW_CLIENT = ""
+"""Who has nothing in the engine yet."""
 LOCK_WAIT_SECONDS = 10.0
 """For a predecessor that was told to stop and still holds the state directory."""
 
@@ -78,8 +81,16 @@ class SessionService:
         )
         self._texts = TextDesk(processor, settings)
         self._quota = Quota(settings.max_queued_per_key)
-        self._turns = TurnRunner(settings, engine, processor, self._images, self._quota)
-        self._prefills = Prefills(engine, self._images)
+        self._backlog = Backlog(settings.max_wait_seconds)
+        self._turns = TurnRunner(
+            settings,
+            engine,
+            processor,
+            self._images,
+            quota=self._quota,
+            backlog=self._backlog,
+        )
+        self._prefills = Prefills(engine, self._images, self._backlog)
         self._sweeper: asyncio.Task[None] | None = None
         self._leaving = False
         self._draining = False
@@ -155,11 +166,12 @@ class SessionService:
         """Take images in, journal the record, begin to compute ahead.
 
         Raises:
-            Draining, TooManySessions, QueueFull, TooManyImages, ContextOverflow, ReservedText,
-            InsufficientStorage; what fetching and decoding an image raise.
+            Draining, TooManySessions, Overloaded, QueueFull, TooManyImages, ContextOverflow,
+            ReservedText, InsufficientStorage; what fetching and decoding an image raise.
         """
         self._check_open()
         self._store.check_room(client)
+        self._backlog.check_opening(client or NEW_CLIENT)
         self._texts.check_length((command.system or "",))
         with self._quota.place(client):
             gathered = await self._images.gather(command.images)
@@ -188,12 +200,14 @@ class SessionService:
 
         Raises:
             Draining, InvalidField, ContextOverflow, MalformedSessionId, SessionNotFound,
-            SessionClosed, SessionExpired, ModelChanged; the stream's first event raises what is
-            found out later.
+            SessionClosed, SessionExpired, ModelChanged, Overloaded; the stream's first event raises
+            what is found out later.
         """
         self._check_open()
         session = self._store.owned(session_id, client)
         self._check_model(session)
+        num_in_line = self._turns.num_in_line(session_id)
+        self._backlog.check_prompt(client or session_id, num_in_line=num_in_line)
         check_options(command, self._settings)
         self._texts.check_length(texts_of(command))
         work = SessionWork(
@@ -214,10 +228,11 @@ class SessionService:
         """Ask without a session; nothing is recorded.
 
         Raises:
-            Draining, InvalidField, ContextOverflow; the stream's first event raises what is found
-            out later.
+            Draining, InvalidField, ContextOverflow, Overloaded; the stream's first event raises
+            what is found out later.
         """
         self._check_open()
+        self._backlog.check_prompt(client or request_id)
         check_options(command, self._settings)
         self._texts.check_length(texts_of(command))
         work = StatelessWork(command, client=client, texts=self._texts, images=self._images)

@@ -25,6 +25,7 @@ from vlm_sessions.protocol.schema import Answer, AnswerEvent, SamplingOptions, T
 from vlm_sessions.service.admission import Admission
 from vlm_sessions.service.generation import Generation, to_sampling
 from vlm_sessions.service.images import ImageDesk
+from vlm_sessions.service.overload import Backlog, Wait
 from vlm_sessions.service.quota import Quota
 from vlm_sessions.service.running import Ending, RunningPrompt, place_in_line
 from vlm_sessions.service.work import PreparedTurn, Work, salt_of
@@ -44,12 +45,15 @@ class TurnRunner:
         engine: AsyncEngine,
         processor: Processor,
         images: ImageDesk,
+        *,
         quota: Quota,
+        backlog: Backlog,
     ) -> None:
         self._settings = settings
         self._engine = engine
         self._processor = processor
         self._images = images
+        self._backlog = backlog
         self._admission = Admission(
             max_waiting_per_session=settings.max_queued_per_session,
             max_prompts=settings.max_queued,
@@ -62,6 +66,10 @@ class TurnRunner:
     def num_prompts(self) -> int:
         """Running or waiting."""
         return self._admission.num_prompts
+
+    def num_in_line(self, session_id: str) -> int:
+        """Prompts of this session, running or waiting."""
+        return self._admission.num_in_line(session_id)
 
     async def events(
         self, work: Work, options: SamplingOptions, *, request_id: str, stream: bool
@@ -225,8 +233,9 @@ class TurnRunner:
         announcing = asyncio.ensure_future(prompt.work.announce())
         try:
             pixels = self._images.pixel_source(prepared.contents, prompt.work.client)
-            async with self._submitted(turn, pixels) as events:
+            async with self._submitted(turn, pixels) as (events, wait):
                 async for event in events:
+                    wait.hear(event)
                     await self._emit(prompt, generation.take(event), announcing)
                     if generation.finished:
                         break
@@ -262,21 +271,23 @@ class TurnRunner:
             sampling=to_sampling(prompt.options, self._settings, room=prepared.max_new_tokens),
             retention=prepared.retention,
             salt=salt_of(prompt.work.client),
+            client=prompt.client,
         )
 
     @asynccontextmanager
     async def _submitted(
         self, turn: Turn, pixels: PixelSource
-    ) -> AsyncIterator[AsyncIterator[Event]]:
-        """The turn's events; leaving the block ends it in the engine."""
-        events = self._engine.submit(turn, pixels)
-        try:
-            yield events
-        finally:
-            if isinstance(events, AsyncGenerator):
-                await events.aclose()
-            else:
-                await self._engine.cancel(turn.turn_id)
+    ) -> AsyncIterator[tuple[AsyncIterator[Event], Wait]]:
+        """The turn's events, and its wait; leaving the block ends it in the engine."""
+        with self._backlog.waiting(turn.client) as wait:
+            events = self._engine.submit(turn, pixels)
+            try:
+                yield events, wait
+            finally:
+                if isinstance(events, AsyncGenerator):
+                    await events.aclose()
+                else:
+                    await self._engine.cancel(turn.turn_id)
 
     async def _cancelled_answer(self, prompt: RunningPrompt) -> Answer:
         """What there is of the answer; what was announced with it holds all the same."""
