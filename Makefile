@@ -28,8 +28,8 @@ IMAGE_ARGS ?=
 # E.g. --seconds 60 --seed 1; see python -m bench.chaos --help.
 CHAOS_ARGS ?=
 
-.PHONY: help serve test lint format unit bench bench-peers bench-report chaos train evaluate image \
-  test-container setup setup-dev haproxy engine constraints clean
+.PHONY: help serve test lint format unit bench bench-peers load bench-report chaos train evaluate \
+  image test-container setup setup-dev haproxy engine constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,9 @@ bench: haproxy setup-dev ## measure this machine through the real stack
 
 bench-peers: setup-dev ## measure our engine beside its peers; scripts/need-peers installs them
 	$(BIN)/python -m bench.peers
+
+load: haproxy setup-dev ## raise the load until the service is no longer good enough, then double it
+	$(BIN)/python -m bench.load
 
 bench-report: setup-dev ## write docs/performance.md from the runs in bench/results
 	$(BIN)/python -m bench.publish

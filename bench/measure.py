@@ -36,6 +36,7 @@ class Quantiles:
 
     num_samples: int
     p50: float
+    p95: float
     p99: float
     smallest: float
     largest: float
@@ -43,8 +44,8 @@ class Quantiles:
     @classmethod
     def of(cls, values: Sequence[float]) -> Quantiles:
         """``values`` must not be empty; with fewer than 100 of them p99 lies at the largest."""
-        p99 = quantiles(values, n=100, method="inclusive")[98] if len(values) > 1 else values[0]
-        return cls(len(values), median(values), p99, min(values), max(values))
+        cuts = quantiles(values, n=100, method="inclusive") if len(values) > 1 else [values[0]] * 99
+        return cls(len(values), median(values), cuts[94], cuts[98], min(values), max(values))
 
 
 async def time_pieces(

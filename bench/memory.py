@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -21,21 +20,13 @@ from rich.table import Table
 
 from bench.keep import RESULTS, keep, moment
 from bench.machine import Machine, describe_machine
+from bench.processes import MARKS, look_at_all, state_bytes
 from bench.service import ServiceFailed, running_service
 from bench.workload import Workload
 from vlm_sessions.client import AsyncClient
 
 SIZES = (0, 100, 1000, 3000)
 NUM_CLIENTS = 4
-_MIB = 2**20
-# process -> what its command line has and no other's
-MARKS = {
-    "HAProxy": "haproxy",
-    "TorchServe": "org.pytorch.serve.ModelServer",
-    "worker": "model_service_worker",
-    "engine": "vlm_sessions.build engine",
-    "supervisor": "vlm_sessions.cli serve",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,32 +59,18 @@ async def measure(sizes: tuple[int, ...], console: Console) -> tuple[Footprint, 
                     await asyncio.gather(*(_hold(client, workload) for _ in range(count)))
                     num_open += count
                     bar.update(opening, completed=num_open)
-                found.append(Footprint(num_open, _memory(), _state(Path(work) / "state")))
+                found.append(_footprint(num_open, url, Path(work) / "state"))
     return tuple(found)
+
+
+def _footprint(num_open: int, url: str, state: Path) -> Footprint:
+    memory = {name: usage.own for name, usage in look_at_all(url).items()}
+    return Footprint(num_open, memory, round(state_bytes(state) / 1024, 1))
 
 
 async def _hold(client: AsyncClient, workload: Workload) -> None:
     session = await client.open(workload.picture())
     await session.ask("How many shapes are there?", max_new_tokens=8)
-
-
-def _memory() -> dict[str, float]:
-    found = {}
-    for process in psutil.Process().children(recursive=True):
-        if name := name_of(process):
-            found[name] = round(process.memory_full_info().uss / _MIB, 1)
-    return found
-
-
-def name_of(process: psutil.Process) -> str | None:
-    """Which of the service's processes it is; ``None``: none of them."""
-    command = " ".join(process.cmdline())
-    return next((name for name, mark in MARKS.items() if mark in command), None)
-
-
-def _state(folder: Path) -> float:
-    files = [each for each in folder.iterdir() if each.suffix not in (".log", ".out")]
-    return round(sum(each.stat().st_size for each in files) / 1024, 1)
 
 
 def main(

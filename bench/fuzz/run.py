@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.fuzz.catalog import TARGETS
 from bench.fuzz.target import Target
-from bench.memory import name_of
+from bench.processes import name_of
 
 ROUND = 1000
 WARM_UP = 0.1

@@ -33,8 +33,49 @@ def levels(kept: Kept) -> Figure:
     return figure
 
 
+def load(kept: Kept) -> Figure:
+    """Goodput over the rate that was asked for, the burst beyond the knee as well."""
+    found = sorted(kept.data["levels"], key=lambda level: float(level["rate"]))
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        [level["rate"] for level in found],
+        [level["goodput"] for level in found],
+        "o",
+        color=_COLOUR,
+        label="rising",
+    )
+    overload = kept.data["overload"]
+    if overload is not None:
+        burst = overload["burst"]
+        axes.plot([burst["rate"]], [burst["goodput"]], "s", color="#b5523b", label="burst")
+    top = max(level["rate"] for level in found)
+    axes.plot([0, top], [0, top], ":", color="grey", label="all that is asked")
+    axes.set_xlabel("turns asked for, a second")
+    axes.set_ylabel("good turns a second")
+    axes.legend()
+    return figure
+
+
+def soak(kept: Kept) -> Figure:
+    """Memory of each process over time."""
+    samples = kept.data["samples"]
+    minutes = [sample["at"] / 60 for sample in samples]
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name in samples[0]["processes"]:
+        own = [sample["processes"][name]["own"] for sample in samples]
+        axes.plot(minutes, own, label=name)
+    axes.axvline(kept.data["minutes_before"], linestyle=":", color="grey")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("minutes; from the dotted line on they count")
+    axes.set_ylabel("MiB of its own")
+    axes.legend(loc="center right")
+    return figure
+
+
 # benchmark -> its picture
-PLOTS: dict[str, Callable[[Kept], Figure]] = {"levels": levels}
+PLOTS: dict[str, Callable[[Kept], Figure]] = {"levels": levels, "load": load, "soak": soak}
 
 
 def draw_plots(target: Path, folder: Path = RESULTS) -> list[Path]:

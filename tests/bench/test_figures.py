@@ -50,7 +50,7 @@ async def test_times_are_counted_from_sending_the_prompt() -> None:
 def test_quantiles_hold_their_extremes() -> None:
     figures = Quantiles.of([float(value) for value in range(1, 102)])
     assert (figures.p50, figures.p99, figures.smallest, figures.largest) == (51, 100, 1, 101)
-    assert Quantiles.of([7.0]) == Quantiles(1, 7.0, 7.0, 7.0, 7.0)
+    assert Quantiles.of([7.0]) == Quantiles(1, 7.0, 7.0, 7.0, 7.0, 7.0)
 
 
 def test_first_prompts_and_follow_ups_are_told_apart() -> None:
