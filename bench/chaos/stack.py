@@ -225,6 +225,8 @@ def _environ(folder: Path, state: Path, port: int, clock: Path) -> dict[str, str
         "VLM_PROMPT_TIMEOUT_SECONDS": f"{PROMPT_SECONDS:g}",
         "VLM_STREAM_TIMEOUT_SECONDS": f"{PROMPT_SECONDS:g}",
         "VLM_SESSION_IDLE_SECONDS": "7200",
+        # Faults stop the engine; who is refused for its slowness is for bench.load to look at.
+        "VLM_MAX_WAIT_SECONDS": "0",
         # Enough for all that runs, and too little for all that is open: blocks are evicted.
         "VLM_KV_CACHE_MB": "64",
     }
