@@ -15,7 +15,7 @@ SLACK_SECONDS = 20.0
 OTHER_SECONDS = 180.0
 """For a request that waits for no answer of the model; the engine may hang a minute meanwhile."""
 GONE = {"session_closed", "session_expired", "session_not_found"}
-BUSY = {"queue_full", "session_busy", "too_many_sessions", "deadline_exceeded"}
+BUSY = {"queue_full", "overloaded", "session_busy", "too_many_sessions", "deadline_exceeded"}
 DOWN = {"engine_unavailable", "engine_lost", "draining", "insufficient_storage"}
 TOO_MUCH = {"context_overflow", "too_many_images", "too_few_turns", "conversation_mismatch"}
 
