@@ -64,8 +64,8 @@ INLINE void prefetch(const void *from, long size) {
   for (long at = 0; at < size; at += LINE) __builtin_prefetch((const char *)from + at, 0, 1);
 }
 
-/* Turns ``size`` scores, of which the first ``num_seen`` count, into weights against the largest so far;
-   CHUNK of them can be written. Returns what the state's values are to be multiplied by. */
+/* Turns ``size`` scores, of which the first ``num_seen`` count, into weights against the largest so
+   far; CHUNK of them can be written. Returns what the state's values are to be multiplied by. */
 INLINE float weigh(float *scores, int size, long num_seen, struct state *state) {
   for (long k = num_seen < 0 ? 0 : num_seen; k < size; k++) scores[k] = -INFINITY;
   for (int k = size; k % LANES; k++) scores[k] = -INFINITY;

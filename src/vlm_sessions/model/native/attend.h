@@ -1,7 +1,7 @@
 /* Softmax over runs of keys, part by part. Included once for each KIND.
 
-   A query's state is what was added up so far: the largest score, the sum of the weights against it,
-   and the weighted values (Milakov and Gimelshein, arXiv:1805.02867; Dao et al., arXiv:2205.14135).
+   A query's state is what was added up so far: the largest score, the sum of the weights against
+   it, and the weighted values (Milakov and Gimelshein, arXiv:1805.02867; Dao et al., arXiv:2205.14135).
    All of it is float32, so parts of a context may come in any order and lie anywhere.
 
    Up to GROUP queries at a time read CHUNK keys and then as many values. While keys are read their
@@ -84,7 +84,8 @@ static void NAME(add)(struct state *states, const TYPE *keys, const TYPE *values
 }
 
 /* A state for a query [dim], whose memory is ``room`` [2, dim]. */
-INLINE void NAME(begin)(struct state *state, const TYPE *query, float scale, long dim, float *room) {
+INLINE void NAME(begin)(struct state *state, const TYPE *query, float scale, long dim,
+                        float *room) {
   *state = (struct state){.query = room, .values = room + dim, .top = -INFINITY};
   for (long d = 0; d < dim; d++) {
     state->query[NAME(place)(d)] = NAME(widen)(query[d]) * scale;
@@ -97,8 +98,9 @@ INLINE void NAME(end)(const struct state *state, TYPE *out, long dim) {
     out[d] = NAME(narrow)(state->values[NAME(place)(d)] / state->total);
 }
 
-/* Queries [num_heads, num_queries, dim] over one run of keys and values [num_heads, length, dim] into
-   out, which is like the queries, and lse [num_heads, num_queries]. Returns 0, or 1 without memory. */
+/* Queries [num_heads, num_queries, dim] over one run of keys and values [num_heads, length, dim]
+   into out, which is like the queries, and lse [num_heads, num_queries]. Returns 0, or 1 without
+   memory. */
 int NAME(attend)(const TYPE *queries, const TYPE *keys, const TYPE *values, TYPE *out, float *lse,
                  long num_heads, long num_queries, long length, long dim, long query_stride,
                  long key_stride, float scale, int num_threads) {
@@ -121,8 +123,8 @@ int NAME(attend)(const TYPE *queries, const TYPE *keys, const TYPE *values, TYPE
   return 0;
 }
 
-/* A whole step in one layer: write keys and values of rows to their slots, then let every row attend.
-   See attention/flat.py, which lays the step out. Returns 0, or 1 without memory. */
+/* A whole step in one layer: write keys and values of rows to their slots, then let every row
+   attend. See attention/flat.py, which lays the step out. Returns 0, or 1 without memory. */
 int NAME(attend_step)(const struct step *step, const TYPE *queries, const TYPE *keys_values,
                       TYPE *pool, TYPE *out, long row_stride) {
   const long dim = step->dim, num_kv_heads = step->num_kv_heads, a_row = step->queries_a_head;

@@ -18,8 +18,8 @@ INLINE vec choose(ints mask, vec a, vec b) {
 
 INLINE vec larger(vec a, vec b) { return choose(a > b, a, b); }
 
-/* e^x for x <= 0, by 2^k * e^r with |r| <= ln(2) / 2; the polynomial is that of Cephes' expf. Relative
-   error below 2e-7; 0 below -87. */
+/* e^x for x <= 0, by 2^k * e^r with |r| <= ln(2) / 2; the polynomial is that of Cephes' expf.
+   Relative error below 2e-7; 0 below -87. */
 INLINE vec exponential(vec x) {
   const vec zero = {0}, to_integer = zero + 12582912.0f; /* 1.5 * 2^23 */
   const ints is_normal = x > zero - 87.0f;

@@ -19,8 +19,8 @@ int NAME(norm)(const TYPE *rows, const TYPE *weight, TYPE *out, long num_rows, l
   return 0;
 }
 
-/* Turns the first ``num_heads`` heads [dim] of each row of ``row_stride`` numbers, in place, by cos and
-   sin [num_rows, dim], of which the halves are alike but for sin's sign: sin's first is negated. */
+/* Turns the first ``num_heads`` heads [dim] of each row of ``row_stride`` numbers, in place, by cos
+   and sin [num_rows, dim], of which sin's first half is negated. */
 int NAME(rotate)(TYPE *rows, const float *cos, const float *sin, long num_rows, long num_heads,
                   long dim, long row_stride) {
   const long half = dim / 2;

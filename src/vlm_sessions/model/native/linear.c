@@ -1,4 +1,4 @@
-/* Matrix products of few rows with weights as they lie in memory: library.py says how they are called. */
+/* Matrix products of few rows with weights as they lie: library.py says how they are called. */
 
 #include <stdlib.h>
 

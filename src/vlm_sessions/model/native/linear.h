@@ -1,5 +1,5 @@
-/* rows @ weight.T + bias + others for few rows, by whatever vectors there are. Included once for each
-   KIND.
+/* rows @ weight.T + bias + others for few rows, by whatever vectors there are. Included once for
+   each KIND.
 
      weight  [num_out, num_in]    read once, from memory
      rows    [num_rows, num_in]   small: stay in the caches, as float32 in the order of pairs
@@ -7,9 +7,9 @@
      others  [num_rows, num_out], may be NULL
      out     [num_rows, num_out]
 
-   ``num_in`` is a multiple of PAIR, ``num_out`` of TILE_OUT. TILE_OUT rows of the weight at a time are
-   multiplied with all rows, TILE_ROWS at a time, while the next rows of the weight are on their way:
-   with more than one pass nothing else would ask for them. */
+   ``num_in`` is a multiple of PAIR, ``num_out`` of TILE_OUT. TILE_OUT rows of the weight at a time
+   are multiplied with all rows, TILE_ROWS at a time, while the next rows of the weight are on their
+   way: with more than one pass nothing else would ask for them. */
 
 INLINE float NAME(added)(const TYPE *bias, const TYPE *others, long row, long o) {
   return (bias ? NAME(widen)(bias[o]) : 0) + (others ? NAME(widen)(others[row + o]) : 0);
@@ -34,7 +34,8 @@ INLINE void NAME(tile)(const TYPE *weight, const float *rows, const TYPE *bias, 
   }
   UNROLL for (int r = 0; r < num_rows; r++)
     UNROLL for (int o = 0; o < TILE_OUT; o++)
-      out[r * num_out + o] = NAME(narrow)(sum(sums[o][r]) + NAME(added)(bias, others, r * num_out, o));
+      out[r * num_out + o] =
+          NAME(narrow)(sum(sums[o][r]) + NAME(added)(bias, others, r * num_out, o));
 }
 
 static void NAME(panel)(const TYPE *weight, const float *rows, const TYPE *bias, const TYPE *others,

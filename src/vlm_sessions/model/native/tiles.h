@@ -1,6 +1,7 @@
-/* rows @ weight.T + bias + others in bfloat16 by the processor's tiles (Intel AMX): 16 x 16 sums of 16 x 32 numbers at
-   a time. A tile of the weight is read as it lies; the few rows are laid out once for all of it, two
-   numbers of a row beside each other, as the instruction wants its second operand.
+/* rows @ weight.T + bias + others in bfloat16 by the processor's tiles (Intel AMX): 16 x 16 sums of
+   16 x 32 numbers at a time. A tile of the weight is read as it lies; the few rows are laid out once
+   for all of it, two numbers of a row beside each other, as the instruction wants its second
+   operand.
 
    ``num_in`` is a multiple of 32, ``num_out`` of 16, ``num_rows`` at most 64. */
 
@@ -34,8 +35,8 @@ static void lay_out(const bf16 *rows, bf16 *laid_out, long num_rows, long num_in
     }
 }
 
-/* Sums of 16 rows of the weight, ``sums[tile][weight row][row]``. The tiles' numbers must be known to
-   the compiler: 0 to 3 hold sums, 4 the weight's numbers, 5 and 6 those of the rows. */
+/* Sums of 16 rows of the weight, ``sums[tile][weight row][row]``. The tiles' numbers must be known
+   to the compiler: 0 to 3 hold sums, 4 the weight's numbers, 5 and 6 those of the rows. */
 INLINE void tile_sums(const bf16 *weight, const bf16 *rows, float *sums, long num_in,
                       const int num_tiles) {
   const long stride = num_in * sizeof(bf16);

@@ -2,8 +2,8 @@
    source serves every processor; and how numbers in memory become vectors of float32.
 
    Numbers are read in pairs of vectors, 2 * LANES numbers at a time. Of bfloat16, whose bits are the
-   upper half of a float32's, the first vector gets those with even indices and the second the others:
-   no shuffle is needed. What a vector is multiplied with must lie in the same order (``arrange``). */
+   upper half of a float32's, the first vector gets those with even indices and the second the
+   others: no shuffle is needed. What they are multiplied with must lie in that order (``place``). */
 
 #ifndef VECTORS_H
 #define VECTORS_H
@@ -28,7 +28,7 @@ typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 typedef uint16_t bf16;
 
-/* NAME(f) is f_f32 or f_bf16 in a file that is included once for each KIND, with numbers of TYPE. */
+/* NAME(f) is f_f32 or f_bf16 in a file that is included once for each KIND, for numbers of TYPE. */
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define NAME(name) JOIN(name, KIND)
