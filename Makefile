@@ -18,6 +18,8 @@ NATIVE_STAMP := $(NATIVE)/built/.stamp
 # 3.11 making them parses code, and from a finalizer that breaks a parse of pytest's own (gh-106905).
 PYTEST := OMP_NUM_THREADS=1 PYTHONNODEBUGRANGES=1 $(BIN)/python -m pytest
 TESTS ?= tests
+# Files of tests side by side: most of them wait for processes that they started.
+WORKERS ?= 2
 SHELL_SOURCES := build_and_push.sh .ci scripts
 
 IMAGE ?= vlm-sessions:latest
@@ -38,7 +40,7 @@ serve: haproxy setup ## install what is missing, pack the model, serve in the fo
 	@exec $(BIN)/vlm-sessions serve
 
 test: haproxy setup-dev lint ## lint, types, import rules, and all tests but those marked gpu or container
-	$(PYTEST) -m "not gpu and not container" --durations=10 $(TESTS)
+	$(PYTEST) -m "not gpu and not container" --numprocesses $(WORKERS) --dist loadfile --durations=10 $(TESTS)
 
 lint: setup-dev ## ruff, mypy --strict, import-linter, shellcheck, shfmt, hadolint
 	$(BIN)/ruff check .

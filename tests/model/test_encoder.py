@@ -18,8 +18,10 @@ from tests.model.reference import Reference
 from tests.model.tiny import noise_image
 from vlm_sessions.engine.engine import Engine
 from vlm_sessions.engine.types import PixelImage, PixelsNeeded, Plan, Prefilled, Sampling, Turn
+from vlm_sessions.model.checkpoint import open_checkpoint
 from vlm_sessions.model.encoder import NICENESS, EncodedImage, Encoder, choose_num_threads
 from vlm_sessions.model.processor import make_processor
+from vlm_sessions.model.tower import VisionTower
 
 CPU = torch.device("cpu")
 PATIENCE_SECONDS = 60.0
@@ -212,3 +214,21 @@ def test_a_tower_that_fails_fails_the_step(tiny_path: Path) -> None:
     dialogue.pixels[0] = PixelImage(dialogue.pixels[0].digest, (3, 2, 2), bytes(48))
     with pytest.raises(Exception, match=r"."):
         answer_all(engine, [dialogue], Sampling(max_new_tokens=2))
+
+
+def test_layers_behind_the_one_that_features_are_read_from_are_dropped(tiny_path: Path) -> None:
+    loaded = Reference(tiny_path)
+    num_layers = loaded.model.config.vision_config.num_hidden_layers
+    num_unused = -1 - loaded.model.config.vision_feature_layer
+    VisionTower(
+        loaded.model,
+        open_checkpoint(tiny_path),
+        device=CPU,
+        dtype=torch.float32,
+    )
+    kept = {
+        name.split(".layers.")[1].split(".")[0]
+        for name, _ in loaded.model.model.vision_tower.named_parameters()
+        if ".layers." in name
+    }
+    assert kept == {str(number) for number in range(num_layers - num_unused)}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from tests.model.tiny import PLAIN
 from vlm_sessions.config import Settings
 from vlm_sessions.errors import ConfigError
 from vlm_sessions.model.device_memory import HostMemory
-from vlm_sessions.model.kv_cache import KVShape
+from vlm_sessions.model.kv_cache import CACHE_LINE, KVCache, KVShape
 from vlm_sessions.model.memory import GRAPH_RESERVE, MIB, MemoryPlan, num_bytes, plan_memory
 from vlm_sessions.model.runner import make_runner
 
@@ -150,3 +151,18 @@ def test_the_largest_step_fits_its_own_few_blocks(tiny_paths: dict[str, Path]) -
             settings = Settings(device="cpu", kv_cache_mb=1, max_batch_tokens=max_batch_tokens)
             make_runner(settings, tiny_paths[PLAIN.name])
     assert len(done) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kv_blocks_on_a_cpu_take_memory_only_once_they_are_written(dtype: torch.dtype) -> None:
+    process = psutil.Process()
+    before = process.memory_info().rss
+    shape = KVShape(num_layers=2, num_kv_heads=4, head_dim=64, dtype=dtype)
+    cache = KVCache(shape, num_blocks=10_000, block_size=16, device=torch.device("cpu"))
+    size = cache.bits.numel() * dtype.itemsize
+    assert size > 300 * MIB
+    assert process.memory_info().rss - before < size / 10
+    assert cache.bits.data_ptr() % CACHE_LINE == 0
+    assert not cache.bits[:, :, :, 9_999].any()
+    cache.bits[:, :, :, :5_000].fill_(1)
+    assert process.memory_info().rss - before > size / 3

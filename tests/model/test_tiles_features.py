@@ -113,7 +113,7 @@ def test_pictures_encoded_together_have_the_features_that_transformers_gives_eac
     processor, reference = make_processor(tiled_path), Reference(tiled_path)
     pixels = [processor.pixels(noise_image(n, size), f"{n}") for n, size in enumerate(SIZES)]
     assert len({image.shape[0] for image in pixels}) > 1, "different numbers of tiles"
-    tower = _tower(open_checkpoint(tiled_path), reference)
+    tower = _tower(open_checkpoint(tiled_path), Reference(tiled_path))
     with torch.inference_mode():
         together = tower.compute(pixels)
         for image, size, rows in zip(pixels, SIZES, together, strict=True):

@@ -5,10 +5,15 @@ It knows slots, not conversations: which block belongs to whom is the scheduler'
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum, auto
 
+import numpy as np
 import torch
+
+CACHE_LINE = 64
+"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,17 @@ def _allocate(
 ) -> torch.Tensor:
     if layout is Layout.HEADS_FIRST:
         size = (shape.num_layers, 2, shape.num_kv_heads, num_blocks, block_size, shape.head_dim)
-        return torch.zeros(size, dtype=shape.dtype, device=device)
+        return _zeros(size, shape.dtype, device)
     size = (shape.num_layers, 2, num_blocks, block_size, shape.num_kv_heads, shape.head_dim)
-    return torch.zeros(size, dtype=shape.dtype, device=device).permute(0, 1, 4, 2, 3, 5)
+    return _zeros(size, shape.dtype, device).permute(0, 1, 4, 2, 3, 5)
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """On a CPU, memory that the system gives only when it is written to: a service that is little
+    used stays small, and starts at once. ``torch.zeros`` would write to all of it."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    num_bytes = math.prod(size) * dtype.itemsize
+    memory = np.zeros(num_bytes + CACHE_LINE, dtype=np.uint8)
+    first = -memory.ctypes.data % CACHE_LINE
+    return torch.from_numpy(memory[first : first + num_bytes]).view(dtype).view(size)

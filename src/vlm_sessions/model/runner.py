@@ -65,11 +65,11 @@ class ModelRunner:
         self, settings: Settings, checkpoint: Checkpoint, loaded: LoadedModel, *, started: float
     ) -> None:
         self._device = loaded.device
-        weights = num_bytes(loaded.model.parameters())
         kernels = choose_kernels(settings, loaded)
         self._text = kernels.text
         self._eos_ids = loaded.eos_ids
         tower = VisionTower(loaded.model, checkpoint, device=loaded.device, dtype=loaded.dtype)
+        weights = num_bytes(loaded.model.parameters())
         with torch.inference_mode():
             tower.check()
         self._features = FeatureStore()

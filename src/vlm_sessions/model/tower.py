@@ -26,6 +26,8 @@ bounds the memory that this needs."""
 class VisionTower:
     """Computes the features of images. May be used from any thread.
 
+    Takes the model over: layers behind the one that features are read from are dropped.
+
     Args:
         model: a model of one of ``checkpoint.ARCHITECTURES``, from transformers.
     """
@@ -38,6 +40,8 @@ class VisionTower:
         self._checkpoint = checkpoint
         self._device = device
         self._dtype = dtype
+        self._layers = _absolute(self._config)
+        _keep_layers(self._model.vision_tower, max(self._layers), self._config.vision_config)
 
     def compute(self, images: Sequence[PixelImage]) -> list[torch.Tensor]:
         """Features of each image, ``[num_image_tokens, hidden_size]``, each with memory of its own.
@@ -110,14 +114,12 @@ class VisionTower:
         What the models' ``get_image_features`` do before they pack, of which not all let the tiles
         of an image go through in several batches.
         """
-        selected = self._config.vision_feature_layer
         output = self._model.vision_tower(
             pixels.to(self._device, self._dtype),
-            output_hidden_states=selected,  # the others are many times larger, and of no use
+            output_hidden_states=self._layers,  # all together are many times larger, and of no use
             return_dict=True,
         )
-        layers = [selected] if isinstance(selected, int) else selected
-        states = torch.cat([output.hidden_states[layer] for layer in layers], dim=-1)
+        states = torch.cat([output.hidden_states[layer] for layer in self._layers], dim=-1)
         if self._config.vision_feature_select_strategy == "default":
             states = states[:, 1:]
         features: torch.Tensor = self._model.multi_modal_projector(states)
@@ -155,6 +157,22 @@ class VisionTower:
             return self._checkpoint.num_tile_tokens
         height, width = image.size
         return self._checkpoint.num_image_tokens(width, height)
+
+
+def _absolute(config: Any) -> list[int]:
+    """The hidden states that features are made of; 0 is what goes into the first layer."""
+    selected = config.vision_feature_layer
+    layers = [selected] if isinstance(selected, int) else list(selected)
+    return [layer % (config.vision_config.num_hidden_layers + 1) for layer in layers]
+
+
+def _keep_layers(tower: torch.nn.Module, count: int, config: Any) -> None:
+    """Drop all layers of a vision tower but the first ``count``."""
+    for module in tower.modules():
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.ModuleList) and len(child) == config.num_hidden_layers:
+                setattr(module, name, child[:count])
+                return
 
 
 def probe_sizes(resolutions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
