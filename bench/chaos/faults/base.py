@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -65,6 +68,20 @@ class Recovery:
     @property
     def judged_seconds(self) -> float:
         return self.seconds - self.load_seconds
+
+
+async def held(scene: Scene, undo: Callable[[], object]) -> Recovery:
+    """Leave what was begun as it is for a while, undo it, and wait until the service serves.
+
+    Raises:
+        NotRecovered: it does not.
+    """
+    try:
+        await asyncio.sleep(scene.some_seconds())
+    finally:
+        undo()
+    undone = time.time()
+    return Recovery(await scene.stack.wait_serving() - undone)
 
 
 class Fault(Protocol):

@@ -6,30 +6,30 @@ from bench.chaos.faults.base import HOUR, Fault
 from bench.chaos.faults.pairs import Both
 from bench.chaos.faults.processes import (
     HANGS,
+    KILL_EDGE,
     KILL_FRONTEND,
     KILL_WORKER,
     FillDevice,
-    KillEdge,
     KillEngine,
     KillSupervisor,
     Stop,
 )
 from bench.chaos.faults.storage import FillDisk, RestartOnFullDisk, SlowJournal
-from bench.chaos.faults.surroundings import BreakOffUploads, JumpClock, LeaveStreams
+from bench.chaos.faults.surroundings import BREAK_OFF_UPLOADS, LEAVE_STREAMS, JumpClock
 from bench.chaos.stack import Role
 
 FAULTS: tuple[Fault, ...] = (
     KillEngine(),
     KILL_WORKER,
     KILL_FRONTEND,
-    KillEdge(),
+    KILL_EDGE,
     KillSupervisor(),
     *(Stop(role) for role in Role),
     *HANGS,
     FillDisk(),
     SlowJournal(),
-    LeaveStreams(),
-    BreakOffUploads(),
+    LEAVE_STREAMS,
+    BREAK_OFF_UPLOADS,
     FillDevice(),
     JumpClock(HOUR),
     JumpClock(-HOUR),
@@ -37,7 +37,7 @@ FAULTS: tuple[Fault, ...] = (
 
 PAIRS: tuple[Fault, ...] = (
     RestartOnFullDisk(),
-    Both(KillEngine(), KillEdge()),
+    Both(KillEngine(), KILL_EDGE),
     Both(KillEngine(), SlowJournal()),
-    Both(Stop(Role.ENGINE), LeaveStreams()),
+    Both(Stop(Role.ENGINE), LEAVE_STREAMS),
 )

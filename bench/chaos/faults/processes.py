@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from bench.chaos.faults.base import (
     RESTART_SECONDS,
     Recovery,
     Scene,
+    held,
 )
 from bench.chaos.stack import NotRecovered, Role, Stack, wait_until
 from vlm_sessions.logs import MEMORY_EVENT
@@ -84,6 +86,7 @@ class Kill:
     role: Role
     cost: float
     limit: float | None
+    is_back: Callable[[Stack], Awaitable[float]] = Stack.wait_serving
     allowed: frozenset[str] = GONE_CODES
     lasts: bool = False
 
@@ -96,29 +99,13 @@ class Kill:
         struck = time.time()
         old.kill()
         await scene.stack.wait_replaced(self.role, old)
-        return Recovery(await scene.stack.wait_serving() - struck)
+        return Recovery(await self.is_back(scene.stack) - struck)
 
 
 KILL_WORKER = Kill(Role.WORKER, 7.0, RESTART_SECONDS)
 KILL_FRONTEND = Kill(Role.FRONTEND, 7.0, RESTART_SECONDS)
-
-
-@dataclass(frozen=True, slots=True)
-class KillEdge:
-    """SIGKILL of HAProxy, which is back once it answers, whether or not those behind it can."""
-
-    name: str = f"kill {Role.EDGE}"
-    allowed: frozenset[str] = GONE_CODES
-    cost: float = 0.5
-    limit: float | None = EDGE_SECONDS
-    lasts: bool = False
-
-    async def strike(self, scene: Scene) -> Recovery:
-        old = scene.stack.find(Role.EDGE)
-        struck = time.time()
-        old.kill()
-        await scene.stack.wait_replaced(Role.EDGE, old)
-        return Recovery(await scene.stack.wait_reached() - struck)
+# HAProxy is back once it answers, whether or not those behind it can.
+KILL_EDGE = Kill(Role.EDGE, 0.5, EDGE_SECONDS, is_back=Stack.wait_reached)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +151,10 @@ class Stop:
     async def strike(self, scene: Scene) -> Recovery:
         process = scene.stack.find(self.role)
         process.suspend()
-        try:
-            await asyncio.sleep(scene.some_seconds())
-        finally:
-            process.resume()
-        continued = time.time()
-        serving = await scene.stack.wait_serving()
+        recovery = await held(scene, process.resume)
         if not process.is_running():
             raise NotRecovered(f"a {self.role} that was only stopped was replaced")
-        return Recovery(serving - continued)
+        return recovery
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from dataclasses import dataclass
+from typing import Literal
 
-from bench.chaos.faults.base import NOTHING, Recovery, Scene
+from bench.chaos.faults.base import NOTHING, Recovery, Scene, held
 
 
 @dataclass(frozen=True, slots=True)
-class LeaveStreams:
-    """Every client closes its connection in the middle of its answer, again and again."""
+class CutConnections:
+    """Every client closes its connection in the middle of something, again and again."""
 
-    name: str = "cut mid-stream"
+    name: str
+    manner: Literal["leave_streams", "break_off_uploads"]
+    """Of ``Manners``."""
     allowed: frozenset[str] = NOTHING
     cost: float = 0.2
     limit: float | None = None
     lasts: bool = True
 
     async def strike(self, scene: Scene) -> Recovery:
-        scene.manners.leave_streams = True
-        try:
-            await asyncio.sleep(scene.some_seconds())
-        finally:
-            scene.manners.leave_streams = False
-        left = time.time()
-        return Recovery(await scene.stack.wait_serving() - left)
+        setattr(scene.manners, self.manner, True)
+        return await held(scene, lambda: setattr(scene.manners, self.manner, False))
 
 
-@dataclass(frozen=True, slots=True)
-class BreakOffUploads:
-    """Every client closes its connection in the middle of what it sends, again and again."""
-
-    name: str = "cut mid-upload"
-    allowed: frozenset[str] = NOTHING
-    cost: float = 0.2
-    limit: float | None = None
-    lasts: bool = True
-
-    async def strike(self, scene: Scene) -> Recovery:
-        scene.manners.break_off_uploads = True
-        try:
-            await asyncio.sleep(scene.some_seconds())
-        finally:
-            scene.manners.break_off_uploads = False
-        left = time.time()
-        return Recovery(await scene.stack.wait_serving() - left)
+LEAVE_STREAMS = CutConnections("cut mid-stream", "leave_streams")
+BREAK_OFF_UPLOADS = CutConnections("cut mid-upload", "break_off_uploads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +45,4 @@ class JumpClock:
 
     async def strike(self, scene: Scene) -> Recovery:
         scene.stack.clock.set(self.seconds)
-        try:
-            await asyncio.sleep(scene.some_seconds())
-        finally:
-            scene.stack.clock.set(0)
-        jumped_back = time.time()
-        return Recovery(await scene.stack.wait_serving() - jumped_back)
+        return await held(scene, lambda: scene.stack.clock.set(0))
