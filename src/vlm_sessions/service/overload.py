@@ -28,6 +28,9 @@ OPENING_SHARE = 0.5
 """Of the longest wait, for openings: who has a conversation comes before who wants to begin one."""
 MEMORY = 0.97
 """What is left of an observation's weight after the next one: some thirty count."""
+FEWEST_COMPUTED = 8
+"""Rates of fewer are not believed: the first of a batch is not computed sooner than the last, and
+an engine's first step is its slowest."""
 LONGEST_RETRY_SECONDS = 30.0
 
 
@@ -108,7 +111,7 @@ class Backlog:
             return 0.0
         # An engine that has done nothing since the last one counts as slow, not as the last one.
         busy = self._busy_seconds + self._clock() - self._since
-        return (num_before + 1) * busy / max(self._num_computed, 1.0)
+        return (num_before + 1) * busy / max(self._num_computed, FEWEST_COMPUTED)
 
     def _check(self, seconds: float, most: float) -> None:
         if self._max_wait and seconds > most:

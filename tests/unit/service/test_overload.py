@@ -15,6 +15,7 @@ from vlm_sessions.engine.types import Prefilled
 from vlm_sessions.errors import Overloaded, SessionNotFound, TooManyRequests
 from vlm_sessions.protocol.schema import Generate, OpenSession, Prompt
 from vlm_sessions.service.overload import (
+    FEWEST_COMPUTED,
     LONGEST_RETRY_SECONDS,
     MEMORY,
     MIN_WAITING,
@@ -137,6 +138,24 @@ def test_a_few_may_always_wait_however_slow_the_engine_is() -> None:
     with pytest.raises(Overloaded) as refused:
         line.backlog.check_prompt("new")
     assert refused.value.retry_after == LONGEST_RETRY_SECONDS
+
+
+def test_a_new_engine_that_computes_its_first_batch_is_not_taken_for_a_slow_one() -> None:
+    line = Line(max_wait_seconds=10.0)
+    line.join(*clients(30))
+    line.clock.advance(2.0)
+    line.backlog.check_prompt("new")
+    for _ in range(FEWEST_COMPUTED):
+        line.compute(0.0)
+    line.backlog.check_opening("new")
+
+
+def test_a_new_engine_that_stands_still_is_not_waited_for_for_ever() -> None:
+    line = Line(max_wait_seconds=10.0)
+    line.join(*clients(30))
+    line.clock.advance(5.0)
+    with pytest.raises(Overloaded):
+        line.backlog.check_prompt("new")
 
 
 def test_a_faster_engine_is_soon_known_to_be_faster() -> None:
