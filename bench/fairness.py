@@ -14,7 +14,6 @@ of a round is its gaps during over its gaps before, medians of both; rounds of b
 from __future__ import annotations
 
 import os
-import random
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,10 +27,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.machine import Machine, describe_machine, load_average
 from bench.measure import Clock, Quantiles
 from bench.model import build_checkpoint
+from bench.program import Out, Seed, choose_seed, keep_run
 from bench.shapes import SHAPES
 from bench.streams import Round, Streams
 
@@ -119,14 +119,14 @@ def main(
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     share: Annotated[list[float] | None, typer.Option(help="May be repeated; 0: no limit.")] = None,
     cores: Annotated[int, typer.Option(min=1, help="More than one: in real time.")] = 1,
-    seed: Annotated[int, typer.Option(help="0: another one each time.")] = 0,
-    out: Annotated[Path, typer.Option(help="Where the run is kept.")] = RESULTS,
+    seed: Seed = 0,
+    out: Out = RESULTS,
 ) -> None:
     """Measure, print the ratios and keep the run."""
     torch.set_num_threads(1)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
     clock = time.process_time if cores == 1 else time.perf_counter
-    seed = seed or random.SystemRandom().getrandbits(31)
+    seed = choose_seed(seed)
     machine, load = describe_machine(), load_average()
     cases = measure(
         shape, streams or [1, 4, 8], rounds, shares=share or [0.5, 0.0], seed=seed, clock=clock
@@ -134,7 +134,7 @@ def main(
     report = Report(moment(), machine, load, shape, cores, seed, cases)
     console = Console()
     console.print(_table(cases))
-    console.print(f"kept in {keep('fairness', report, out)}", highlight=False)
+    keep_run("fairness", report, out, console)
 
 
 def _table(cases: Sequence[Case]) -> Table:

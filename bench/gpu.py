@@ -14,7 +14,6 @@ works, and nothing else. ``VLM_`` variables overrule the settings that it measur
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -38,8 +37,9 @@ from bench.gpu_scenarios import (
     follow_up_turn,
     mixed,
 )
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.machine import Machine, describe_machine
+from bench.program import Out, Seed, choose_seed, keep_run
 from bench.shapes import SHAPES, Shape
 from vlm_sessions.build import engine_limits
 from vlm_sessions.config import Settings
@@ -215,14 +215,14 @@ def main(
     *,
     device: Annotated[Device, typer.Option(help="cuda, or cpu for trying it out.")] = "cuda",
     tests: Annotated[bool, typer.Option(help="Run tests/gpu first.")] = True,
-    seed: Annotated[int, typer.Option(help="0: another one each time.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
+    seed: Seed = 0,
+    out: Out = RESULTS,
 ) -> None:
     """Measure, print a table, and keep the figures as JSON."""
     if device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("bench.gpu needs a CUDA device, and torch finds none")
     console = Console()
-    seed = seed or random.SystemRandom().getrandbits(31)
+    seed = choose_seed(seed)
     scale = Scale(context=SHAPES[shape].num_image_tokens + 74)
     settings = Settings(device=device, max_running=256, feature_cache_mb=10_240)
     if device == "cpu":
@@ -236,7 +236,7 @@ def main(
         run_tests() if tests and device == "cuda" else "",
     )
     print_report(report, console)
-    console.print(f"kept in {keep('gpu', report, out)}", highlight=False)
+    keep_run("gpu", report, out, console)
 
 
 if __name__ == "__main__":

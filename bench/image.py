@@ -20,8 +20,9 @@ import typer
 from rich.console import Console
 
 from bench.figures import Spread
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.machine import Machine, describe_machine, load_average
+from bench.program import Out, keep_run
 from bench.service import free_port
 
 PICTURE = Path(__file__).parents[1] / "demo" / "pictures" / "shapes.png"
@@ -102,7 +103,7 @@ def main(
     image: Annotated[str, typer.Option(help="Built by `make image`.")] = "vlm-sessions:latest",
     *,
     runs: Annotated[int, typer.Option(min=1)] = 5,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
+    out: Out = RESULTS,
 ) -> None:
     """Measure, print, and keep the figures as JSON."""
     console = Console()
@@ -128,7 +129,7 @@ def main(
         seconds_to_first_answer=seconds,
         num_runs=runs,
     )
-    console.print(f"kept in {keep('image', report, out)}", highlight=False)
+    keep_run("image", report, out, console)
 
 
 if __name__ == "__main__":

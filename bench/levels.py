@@ -8,7 +8,6 @@ turns in every round, so that what else happens on the machine meets all levels 
 from __future__ import annotations
 
 import asyncio
-import random
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -24,9 +23,10 @@ from rich.table import Table
 from bench.direct import DirectConversation
 from bench.engine import EngineAlone, running_engine
 from bench.figures import Spread
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.machine import Machine, describe_machine, load_average
 from bench.model import build_checkpoint
+from bench.program import Out, Seed, choose_seed, keep_run
 from bench.shapes import SHAPES, Shape
 from bench.workload import Workload
 from vlm_sessions.engine.types import CacheLocation
@@ -195,12 +195,12 @@ def main(
     dtype: Annotated[str, typer.Option()] = "float32",
     device: Annotated[str, typer.Option()] = "auto",
     threads: Annotated[int, typer.Option(min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="0: another one each time.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
+    seed: Seed = 0,
+    out: Out = RESULTS,
 ) -> None:
     """Measure, print a table, and keep the figures as JSON."""
     console = Console()
-    seed = seed or random.SystemRandom().getrandbits(31)
+    seed = choose_seed(seed)
     settings = {"VLM_THREADS": str(threads), "VLM_DTYPE": dtype, "VLM_DEVICE": device}
     load_before = load_average()
     found, levels = asyncio.run(measure(SHAPES[shape], rounds, seed, settings))
@@ -217,7 +217,7 @@ def main(
         levels=levels,
     )
     print_report(report, console)
-    console.print(f"kept in {keep('levels', report, out)}", highlight=False)
+    keep_run("levels", report, out, console)
 
 
 if __name__ == "__main__":

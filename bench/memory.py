@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.machine import Machine, describe_machine
 from bench.processes import MARKS, look_at_all, state_bytes
+from bench.program import Out, keep_run, telling
 from bench.service import ServiceFailed, running_service
 from bench.workload import Workload
 from vlm_sessions.client import AsyncClient
@@ -78,15 +79,12 @@ def main(
         list[int] | None, typer.Option(min=0, help="How many are open at a look; repeat it.")
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
+    out: Out = RESULTS,
 ) -> None:
     """Measure, print a table, and keep the figures as JSON."""
     console = Console()
-    try:
+    with telling(console, ServiceFailed):
         footprints = asyncio.run(measure(tuple(sessions or SIZES), console))
-    except ServiceFailed as exc:
-        console.print(str(exc), style="red", soft_wrap=True)
-        raise typer.Exit(1) from exc
     table = Table(box=None, pad_edge=False, title="MiB of each process, KiB of state")
     for heading in ("sessions", *MARKS, "state"):
         table.add_column(heading, justify="right")
@@ -95,7 +93,7 @@ def main(
         table.add_row(str(each.num_sessions), *memory, f"{each.state_kib:.0f}")
     console.print(table)
     report = Report(moment(), describe_machine(), footprints)
-    console.print(f"kept in {keep('memory', report, out)}", highlight=False)
+    keep_run("memory", report, out, console)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.model import build_checkpoint
+from bench.program import Seed, choose_seed
 from bench.shapes import SHAPES
 from vlm_sessions.config import Settings
 from vlm_sessions.engine.blocks import BlockPool
@@ -155,10 +156,10 @@ def main(
     *,
     pairs: Annotated[int, typer.Option(min=2)] = 40,
     asked: Annotated[int, typer.Option(min=1, help="Tokens of a follow-up.")] = 20,
-    seed: Annotated[int, typer.Option(help="0: another one each time.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Measure, and print the ratios."""
-    seed = seed or random.SystemRandom().getrandbits(31)
+    seed = choose_seed(seed)
     table = Table(box=None, pad_edge=False)
     table.add_column("shape")
     for heading in (

@@ -22,9 +22,10 @@ import psutil
 import typer
 from rich.console import Console
 
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.machine import Machine, describe_machine, load_average
 from bench.measure import Quantiles
+from bench.program import Out, keep_run, telling
 from bench.service import ServiceFailed, free_port, running_command, running_service
 from bench.workload import Workload
 
@@ -106,16 +107,13 @@ def _cpu_ms(process: psutil.Process) -> float:
 def main(
     pairs: Annotated[int, typer.Option(min=1, help="Of requests.")] = 3000,
     *,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
+    out: Out = RESULTS,
 ) -> None:
     """Measure, print, and keep the figures as JSON."""
     console = Console()
     load_before = load_average()
-    try:
+    with telling(console, ServiceFailed):
         found = asyncio.run(measure(pairs))
-    except ServiceFailed as exc:
-        console.print(str(exc), style="red", soft_wrap=True)
-        raise typer.Exit(1) from exc
     report = Report(
         taken_at=moment(),
         machine=describe_machine(),
@@ -132,7 +130,7 @@ def main(
         f"added by the router: {report.added:.2f} ms; "
         f"its processor time: {report.router_cpu:.2f} ms"
     )
-    console.print(f"kept in {keep('router', report, out)}", highlight=False)
+    keep_run("router", report, out, console)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ alike; reported are medians over the rounds and their spread.
 from __future__ import annotations
 
 import asyncio
-import random
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,10 @@ from rich.console import Console
 from bench.direct import converse
 from bench.engine import EngineAlone, running_engine
 from bench.figures import Figures, Rates, Round, compute_figures
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.machine import describe_machine, load_average
 from bench.model import build_checkpoint
+from bench.program import Out, Seed, choose_seed, keep_run, telling
 from bench.report import Report, print_report
 from bench.scenarios import ask_with_picture, hold_session, picture_rate, session_rate
 from bench.service import ServiceFailed, running_service
@@ -119,22 +119,19 @@ def main(
     threads: Annotated[int, typer.Option(min=1, help="Of each engine.")] = 1,
     dtype: Annotated[str, typer.Option(help="Of weights and KV.")] = "auto",
     device: Annotated[str, typer.Option()] = "auto",
-    seed: Annotated[int, typer.Option(help="0: another one each time.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
+    seed: Seed = 0,
+    out: Out = RESULTS,
 ) -> None:
     """Measure, print a table, and keep the figures as JSON."""
     console = Console()
-    seed = seed or random.SystemRandom().getrandbits(31)
+    seed = choose_seed(seed)
     settings = {"VLM_THREADS": str(threads), "VLM_DTYPE": dtype, "VLM_DEVICE": device}
     load_before = load_average()
-    try:
+    with telling(console, ServiceFailed):
         figures = tuple(
             asyncio.run(measure(name, rounds, seed, settings, console))
             for name in shape or ["demo", "221m"]
         )
-    except ServiceFailed as exc:
-        console.print(str(exc), style="red", soft_wrap=True)
-        raise typer.Exit(1) from exc
     report = Report(
         taken_at=moment(),
         machine=describe_machine(),
@@ -145,7 +142,7 @@ def main(
         figures=figures,
     )
     print_report(report, console)
-    console.print(f"kept in {keep('serve', report, out)}", highlight=False)
+    keep_run("serve", report, out, console)
 
 
 if __name__ == "__main__":

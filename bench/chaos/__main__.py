@@ -8,9 +8,7 @@ together in time does not.
 from __future__ import annotations
 
 import asyncio
-import random
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,37 +18,34 @@ from bench.chaos.report import Report, print_report
 from bench.chaos.run import LIMIT_SECONDS, Effort, Found, run
 from bench.chaos.stack import NotRecovered
 from bench.chaos.traffic import FAILURES
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.machine import describe_machine, load_average
+from bench.program import Out, Seed, choose_seed, keep_run, telling
 from bench.service import ServiceFailed
 
 
 def main(
     *,
     seconds: Annotated[float, typer.Option(min=1, help="Of faults; a start comes before.")] = 600,
-    seed: Annotated[int, typer.Option(help="0: another one each time.")] = 0,
+    seed: Seed = 0,
     clients: Annotated[int, typer.Option(min=1)] = 12,
     patience: Annotated[
         float, typer.Option(min=1, help="Multiplies the limits of recovery, for busy machines.")
     ] = 1.0,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
+    out: Out = RESULTS,
 ) -> None:
     """Break, check, print tables and keep the run as JSON; exit code 1 on any violation."""
     console = Console()
-    effort = Effort(seconds, seed or random.SystemRandom().getrandbits(31), clients, patience)
+    effort = Effort(seconds, choose_seed(seed), clients, patience)
     console.print(f"seed {effort.seed}", highlight=False)
     load_before = load_average()
-    try:
-        with console.status("") as status:
-            # What is no terminal gets lines: a log shows how far it came.
-            tell = status.update if console.is_terminal else partial(console.print, markup=False)
-            found = asyncio.run(run(effort, tell))
-    except (ServiceFailed, NotRecovered, *FAILURES) as exc:
-        console.print(f"{type(exc).__name__}: {exc}", style="red", soft_wrap=True, markup=False)
-        raise typer.Exit(1) from exc
+    with telling(console, ServiceFailed, NotRecovered, *FAILURES), console.status("") as status:
+        # What is no terminal gets lines: a log shows how far it came.
+        tell = status.update if console.is_terminal else partial(console.print, markup=False)
+        found = asyncio.run(run(effort, tell))
     report = _report(effort, found, load_before)
     print_report(report, console)
-    console.print(f"kept in {keep('chaos', report, out)}", highlight=False, soft_wrap=True)
+    keep_run("chaos", report, out, console)
     if report.violations:
         raise typer.Exit(1)
 

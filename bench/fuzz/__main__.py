@@ -18,8 +18,9 @@ from rich.table import Table
 
 from bench.fuzz.catalog import NEED_SERVICE, TARGETS
 from bench.fuzz.run import Fed, feed_apart
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.machine import Machine, describe_machine, load_average
+from bench.program import Out, keep_run, telling
 from bench.service import ServiceFailed, running_service
 
 ALL = "all"
@@ -108,21 +109,18 @@ def main(
     inputs: Annotated[int, typer.Option(min=1, help="For each target.")] = NUM_INPUTS,
     seed: Annotated[int, typer.Option(help="The same one gives the same inputs.")] = 1,
     start: Annotated[int, typer.Option(min=0, help="Number of the first.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
+    out: Out = RESULTS,
 ) -> None:
     """Feed the targets; ends with 1 if there was a finding."""
     console = Console()
     names = list(TARGETS) if target in (None, [ALL]) else list(target or ())
     if unknown := set(names) - set(TARGETS):
         raise typer.BadParameter(f"{', '.join(unknown)}: known are {', '.join(TARGETS)}, {ALL}")
-    try:
+    with telling(console, ServiceFailed):
         fed = asyncio.run(feed_all(names, inputs, seed, start, console))
-    except ServiceFailed as exc:
-        console.print(str(exc), style="red", soft_wrap=True)
-        raise typer.Exit(1) from exc
     show(fed, console)
     report = Report(moment(), describe_machine(), load_average(), seed, tuple(fed))
-    console.print(f"kept in {keep('fuzz', report, out)}", highlight=False)
+    keep_run("fuzz", report, out, console)
     raise typer.Exit(any(each.findings for each in fed))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import random
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.load.arrivals import Habits, schedule
 from bench.load.client import LoadClient
 from bench.load.generator import Generator
@@ -32,6 +31,7 @@ from bench.load.outcomes import Limits
 from bench.load.overload import Overload, figures_of, plan_overload
 from bench.load.report import MAX_LATENESS_MS, Report, print_report
 from bench.machine import describe_machine, load_average
+from bench.program import Out, Seed, choose_seed, keep_run, telling
 from bench.service import ServiceFailed, running_service
 
 WAIT_SHARE = 0.5
@@ -190,14 +190,14 @@ def main(
     turns: Annotated[int, typer.Option(min=1, help="Questions of a session.")] = 4,
     think: Annotated[float, typer.Option(help="Seconds before each question, mean.")] = 1.5,
     overload: Annotated[float, typer.Option(help="Times the knee's rate; 0: leave it.")] = 2.0,
-    seed: Annotated[int, typer.Option(help="0: another one each time.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
+    seed: Seed = 0,
+    out: Out = RESULTS,
 ) -> None:
     """Measure, print a table, and keep the figures as JSON."""
     console = Console()
-    seed = seed or random.SystemRandom().getrandbits(31)
+    seed = choose_seed(seed)
     wait = max_wait or WAIT_SHARE * ttft
-    try:
+    with telling(console, ServiceFailed):
         report = asyncio.run(
             measure(
                 {"VLM_THREADS": "1", "VLM_MAX_WAIT_SECONDS": f"{wait:g}"},
@@ -212,11 +212,8 @@ def main(
                 console=console,
             )
         )
-    except ServiceFailed as exc:
-        console.print(str(exc), style="red", soft_wrap=True)
-        raise typer.Exit(1) from exc
     print_report(report, console)
-    console.print(f"kept in {keep('load', report, out)}", highlight=False)
+    keep_run("load", report, out, console)
 
 
 if __name__ == "__main__":

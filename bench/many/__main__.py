@@ -12,7 +12,6 @@ most no longer have anything on the device, whose caches are smaller than what a
 from __future__ import annotations
 
 import asyncio
-import random
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -24,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.load.client import LoadClient
 from bench.machine import describe_machine, load_average
 from bench.many.asking import NUM_SCENES, AskingFailed, Crowd
@@ -33,6 +32,7 @@ from bench.many.store import Table
 from bench.measure import Quantiles
 from bench.pictures import Pictures
 from bench.processes import MIB, look_at_all, state_bytes
+from bench.program import Out, Seed, choose_seed, keep_run, telling
 from bench.service import ServiceFailed, running_service
 
 SIZES = (100, 1000, 10_000)
@@ -160,19 +160,19 @@ def main(
     requests: Annotated[int, typer.Option(min=2, help="Of each kind, in a round.")] = 20,
     budget: Annotated[float, typer.Option(help="MiB, of all processes of one service.")] = 2048.0,
     kv_cache: Annotated[int, typer.Option(help="MiB of KV blocks.")] = 512,
-    seed: Annotated[int, typer.Option(help="0: another one each time.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
+    seed: Seed = 0,
+    out: Out = RESULTS,
 ) -> None:
     """Measure, print tables, and keep the figures as JSON."""
     console = Console()
-    seed = seed or random.SystemRandom().getrandbits(31)
+    seed = choose_seed(seed)
     settings = {
         "VLM_THREADS": "1",
         "VLM_KV_CACHE_MB": str(kv_cache),
         "VLM_SESSION_IDLE_SECONDS": "36000",
         "VLM_MAX_WAIT_SECONDS": "0",
     }
-    try:
+    with telling(console, ServiceFailed, AskingFailed):
         report = asyncio.run(
             measure(
                 sessions or SIZES,
@@ -185,11 +185,8 @@ def main(
                 console=console,
             )
         )
-    except (ServiceFailed, AskingFailed) as exc:
-        console.print(str(exc), style="red", soft_wrap=True)
-        raise typer.Exit(1) from exc
     print_report(report, console)
-    console.print(f"kept in {keep('many', report, out)}", highlight=False)
+    keep_run("many", report, out, console)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.machine import describe_machine, load_average
 from bench.peers.catalog import ENVIRONMENTS, OURS, PEERS, PeerKind, missing, start
 from bench.peers.checkpoints import Checkpoints, build_checkpoints
@@ -22,6 +21,7 @@ from bench.peers.process import ROOT, PeerFailed
 from bench.peers.protocol import Load
 from bench.peers.rounds import Contestant, Effort, RoundTimes, Scripts
 from bench.peers.table import Report, print_report
+from bench.program import Out, Seed, choose_seed, keep_run, telling
 from bench.shapes import SHAPES
 from bench.workload import Workload
 from demo.tokenizer import IMAGE, token_ids
@@ -154,26 +154,23 @@ def main(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     core: Annotated[int, typer.Option(help="To keep all peers on; -1: the last one.")] = -1,
-    seed: Annotated[int, typer.Option(help="0: another one each time.")] = 0,
+    seed: Seed = 0,
     environments: Annotated[
         Path, typer.Option(help="Folder of the peers' environments.")
     ] = ENVIRONMENTS,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
+    out: Out = RESULTS,
 ) -> None:
     """Measure, print tables, and keep the figures as JSON."""
     console = Console()
-    seed = seed or random.SystemRandom().getrandbits(31)
+    seed = choose_seed(seed)
     chosen = max(os.sched_getaffinity(0)) if core < 0 else core
     kinds = [kind for kind in PEERS if kind is OURS or peer is None or _named(kind, peer)]
     load_before = load_average()
     run = partial(Run, shape, environments=environments, core=chosen, seed=seed)
-    try:
+    with telling(console, PeerFailed):
         comparisons = tuple(
             run(each).compare(kinds, rounds, console) for each in dtype or ["float32", "bfloat16"]
         )
-    except PeerFailed as exc:
-        console.print(str(exc), style="red", soft_wrap=True)
-        raise typer.Exit(1) from exc
     report = Report(
         taken_at=moment(),
         machine=describe_machine(),
@@ -184,7 +181,7 @@ def main(
         comparisons=comparisons,
     )
     print_report(report, console)
-    console.print(f"kept in {keep('peers', report, out)}", highlight=False)
+    keep_run("peers", report, out, console)
 
 
 def _named(kind: PeerKind, names: Sequence[str]) -> bool:

@@ -11,7 +11,6 @@ the end.
 from __future__ import annotations
 
 import asyncio
-import random
 import tempfile
 import time
 from pathlib import Path
@@ -22,13 +21,14 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.load.arrivals import Habits, schedule
 from bench.load.client import LoadClient
 from bench.load.generator import Generator
 from bench.load.levels import level_of
 from bench.load.outcomes import Limits, Run
 from bench.machine import describe_machine, load_average
+from bench.program import Out, Seed, choose_seed, keep_run, telling
 from bench.service import ServiceFailed, running_service
 from bench.soak.report import Report, print_report
 from bench.soak.samples import Sample, take_sample, trends_of, verdicts_of
@@ -131,15 +131,15 @@ def main(
     before: Annotated[float, typer.Option(help="Minutes that do not count.")] = 5.0,
     every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 30.0,
     rate: Annotated[float, typer.Option(help="Questions a second, on average.")] = 8.0,
-    seed: Annotated[int, typer.Option(help="0: another one each time.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = RESULTS,
+    seed: Seed = 0,
+    out: Out = RESULTS,
 ) -> None:
     """Measure, print a table, and keep the figures as JSON."""
     console = Console()
     if 60 * (minutes - before) < 2 * every:
         raise typer.BadParameter("at least two looks must count: raise --minutes")
-    seed = seed or random.SystemRandom().getrandbits(31)
-    try:
+    seed = choose_seed(seed)
+    with telling(console, ServiceFailed):
         report = asyncio.run(
             measure(
                 minutes=minutes,
@@ -150,11 +150,8 @@ def main(
                 console=console,
             )
         )
-    except ServiceFailed as exc:
-        console.print(str(exc), style="red", soft_wrap=True)
-        raise typer.Exit(1) from exc
     print_report(report, console)
-    console.print(f"kept in {keep('soak', report, out)}", highlight=False)
+    keep_run("soak", report, out, console)
 
 
 if __name__ == "__main__":

@@ -188,6 +188,7 @@ HANGS = (
     Hang(Role.ENGINE, 65.0 + ENGINE_SECONDS, 70.0, ENGINE_CODES | {"deadline_exceeded"}),
     Hang(Role.WORKER, 30.0 + RESTART_SECONDS, 37.0, GONE_CODES),
     Hang(Role.FRONTEND, 30.0 + RESTART_SECONDS, 37.0, GONE_CODES),
+    Hang(Role.EDGE, 30.0 + EDGE_SECONDS, 32.0, GONE_CODES),
 )
 
 
