@@ -51,7 +51,8 @@ class Kernels:
 
 def choose_kernels(settings: Settings, loaded: LoadedModel) -> Kernels:
     """Take over a loaded model's text half."""
-    text = _text_model(settings, loaded)
+    library = _library(settings, loaded)
+    text = _text_model(settings, loaded, library)
     kv_shape, kv_scales = _storage(settings, loaded, text)
     plain = Kernels(
         text, kv_shape, Layout.HEADS_FIRST, _reference_attention(kv_shape), kv_scales=kv_scales
@@ -62,23 +63,23 @@ def choose_kernels(settings: Settings, loaded: LoadedModel) -> Kernels:
         capture = CudaCapture() if settings.cuda_graphs else None
         return paged_kernels(settings, loaded, plain, kernel=kernel, capture=capture)
     if loaded.device.type == "cpu" and kv_scales is None:
-        return replace(plain, make_attention=_run_attention(settings, loaded, kv_shape))
+        return replace(plain, make_attention=_run_attention(loaded, kv_shape, library))
     return plain
 
 
-def _text_model(settings: Settings, loaded: LoadedModel) -> TextModel:
+def _text_model(settings: Settings, loaded: LoadedModel, library: Library | None) -> TextModel:
     if settings.kernels == "reference":
         return ReferenceTextModel(loaded.model)
     reason = why_not_fused(loaded.model)
     if reason is None:
-        return FusedTextModel(loaded.model, _library(settings, loaded))
+        return FusedTextModel(loaded.model, library)
     logger.info("The text model runs on transformers' own code: %s.", reason)
     return ReferenceTextModel(loaded.model)
 
 
 def _library(settings: Settings, loaded: LoadedModel) -> Library | None:
     """The kernels in C, where they are of use."""
-    if loaded.device.type != "cpu" or settings.kernels == "torch":
+    if loaded.device.type != "cpu" or settings.kernels != "auto":
         return None
     library = load_library()
     if library is None:
@@ -93,9 +94,8 @@ def _reference_attention(kv_shape: KVShape) -> Callable[[KVCache], AttentionBack
 
 
 def _run_attention(
-    settings: Settings, loaded: LoadedModel, kv_shape: KVShape
+    loaded: LoadedModel, kv_shape: KVShape, library: Library | None
 ) -> Callable[[KVCache], AttentionBackend]:
-    library = _library(settings, loaded)
     kernel = choose_piece_kernel(loaded.dtype, kv_shape.head_dim, library)
     scale = kv_shape.head_dim**-0.5
 

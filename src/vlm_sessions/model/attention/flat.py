@@ -22,7 +22,7 @@ import torch
 
 from vlm_sessions.engine.types import TokenSpan
 from vlm_sessions.model.attention.interface import AttentionBackend, AttentionStep
-from vlm_sessions.model.attention.layout import lay_out
+from vlm_sessions.model.attention.layout import lay_out, rows_of
 from vlm_sessions.model.attention.runs import RunAttention, cut_runs
 from vlm_sessions.model.attention.shared_prefixes import find_shared_prefixes
 from vlm_sessions.model.kv_cache import KVCache
@@ -142,8 +142,7 @@ class _Step:
 
 def find_families(spans: Sequence[TokenSpan], block_size: int) -> list[Family]:
     """Every row of a step, in one family each."""
-    ends = [sum(len(span.tokens) for span in spans[: n + 1]) for n in range(len(spans))]
-    rows = [range(end - len(span.tokens), end) for span, end in zip(spans, ends, strict=True)]
+    rows = rows_of(spans)
     shared = find_shared_prefixes(spans, block_size)
     alone = set(range(len(spans))) - {number for prefix in shared for number in prefix.spans}
     members: list[tuple[tuple[int, ...], int]] = [((number,), 0) for number in sorted(alone)]

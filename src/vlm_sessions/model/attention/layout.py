@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from vlm_sessions.engine.types import TokenSpan
 
@@ -36,3 +37,9 @@ def lay_out(spans: Sequence[TokenSpan], block_size: int) -> RowLayout:
         if span.start <= (num_blocks - 1) * block_size and end % block_size:
             begun.append(span.blocks[num_blocks - 1])
     return RowLayout(positions, slots, begun)
+
+
+def rows_of(spans: Sequence[TokenSpan]) -> list[range]:
+    """Each span's rows of the step."""
+    ends = accumulate(len(span.tokens) for span in spans)
+    return [range(end - len(span.tokens), end) for span, end in zip(spans, ends, strict=True)]

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby, pairwise
+from itertools import groupby, pairwise
 
 import torch
 
 from vlm_sessions.engine.types import TokenSpan
 from vlm_sessions.model.attention.interface import AttentionStep
-from vlm_sessions.model.attention.layout import lay_out
+from vlm_sessions.model.attention.layout import lay_out, rows_of
 from vlm_sessions.model.attention.pieces import (
     Gather,
     Kernel,
@@ -107,8 +107,7 @@ class RunAttention:
         """Spans that share a prefix together, each other one alone: their rows, and how they
         attend."""
         size = self._cache.block_size
-        ends = list(accumulate(len(span.tokens) for span in spans))
-        rows = [range(end - len(span.tokens), end) for span, end in zip(spans, ends, strict=True)]
+        rows = rows_of(spans)
         shared = find_shared_prefixes(spans, size)
         num_shared = {number: len(prefix.blocks) for prefix in shared for number in prefix.spans}
         own = [
