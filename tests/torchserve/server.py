@@ -83,6 +83,9 @@ class Server:
     def java(self) -> psutil.Process:
         return self.find("org.pytorch.serve.ModelServer")
 
+    def haproxy(self) -> psutil.Process:
+        return self.find("haproxy")
+
     def wait_serving(self, seconds: float) -> float:
         """Poll /ping until it answers 200; the seconds that it took."""
         begun = time.monotonic()

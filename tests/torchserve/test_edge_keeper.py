@@ -36,10 +36,14 @@ class ShortLived:
         asyncio.get_running_loop().call_soon(self._process.kill)
         return True
 
+    async def ping(self, seconds: float) -> int | None:
+        return 200
+
     def keeper(self, patience: Patience) -> EdgeKeeper:
         return EdgeKeeper(
             self.start,
             self.wait_listening,
+            self.ping,
             log="haproxy.log",
             say=lambda line: None,
             announce=lambda: self.announced.append(self.num_starts),

@@ -151,7 +151,7 @@ def test_a_client_in_a_stream_is_told_at_once_when_the_worker_dies(fragile: Serv
 
 
 def test_a_killed_haproxy_is_replaced_within_2_s(fragile: Server) -> None:
-    fragile.find("haproxy").kill()
+    fragile.haproxy().kill()
     fragile.wait_for_line("HAProxy has died", 2)
     assert fragile.wait_serving(2) < 2
 

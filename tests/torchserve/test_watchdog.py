@@ -51,11 +51,15 @@ def watched(stub_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield watched
 
 
-@pytest.mark.parametrize("part", ["worker", "java"])
+PARTS = {"worker": Server.worker, "java": Server.java, "haproxy": Server.haproxy}
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_hangs_is_replaced(watched: Server, part: str) -> None:
-    hung = watched.worker() if part == "worker" else watched.java()
+    hung = PARTS[part](watched)
     hung.suspend()
-    watched.wait_for_line("did not answer 3 times in a row; starting it again", 30)
+    who = "HAProxy" if part == "haproxy" else "TorchServe or its worker"
+    watched.wait_for_line(f"{who} did not answer 3 times in a row; starting it again", 30)
     watched.wait_serving(RESTART_SECONDS)
     assert not hung.is_running()
 

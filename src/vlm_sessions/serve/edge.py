@@ -18,6 +18,7 @@ from vlm_sessions.config import Settings
 from vlm_sessions.serve.address import bind_address, reachable_host, without_brackets
 from vlm_sessions.serve.errors import CannotServe
 from vlm_sessions.serve.run_dir import RunDir
+from vlm_sessions.serve.watchdog import HTTP_OK
 
 CONFIG_FILE = "haproxy.cfg"
 _MIB = 1024 * 1024
@@ -80,6 +81,7 @@ def write_config(run_dir: RunDir, settings: Settings) -> Path:
             "max_connections": str(max_connections()),
             "door": str(run_dir.door),
             "aborts_socket": str(run_dir.aborts_socket),
+            "edge_socket": str(run_dir.edge_socket),
             "header_timeout": str(HEADER_SECONDS),
             "client_timeout": str(CLIENT_SECONDS),
             "server_timeout": str(int(longest) + SERVER_MARGIN_SECONDS),
@@ -124,6 +126,24 @@ def max_connections() -> int:
         return MAX_CONNECTIONS
     # One file for the client's side of each, one for the service's.
     return min(MAX_CONNECTIONS, max(1, (limit - _OTHER_FILES) // 2))
+
+
+async def ping(run_dir: RunDir, seconds: float) -> int | None:
+    """200 if HAProxy itself answers, whatever is behind it; ``None``: no answer within the time.
+
+    Args:
+        seconds: at most.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_unix_connection(run_dir.edge_socket)
+            try:
+                writer.write(b"show version\n")
+                return HTTP_OK if await reader.readline() else None
+            finally:
+                writer.close()
+    except (TimeoutError, OSError):
+        return None
 
 
 def _body(error: type[errors.VlmError], message: str) -> str:

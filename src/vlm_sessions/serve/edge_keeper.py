@@ -1,4 +1,4 @@
-"""Keeps HAProxy running from the moment that there is something to serve."""
+"""Keeps HAProxy running, and answering, from the moment that there is something to serve."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from vlm_sessions.serve.errors import CannotServe
 from vlm_sessions.serve.patience import Patience
 from vlm_sessions.serve.processes import stop_child
 from vlm_sessions.serve.stopping import LAST_WORDS_SECONDS, Stopping
-from vlm_sessions.serve.tasks import first_of
+from vlm_sessions.serve.tasks import first_of, first_result
+from vlm_sessions.serve.watchdog import wait_for_trouble
 
 Process = asyncio.subprocess.Process
 
 
 class EdgeKeeper:
-    """One HAProxy, replaced when it dies.
+    """One HAProxy, replaced when it dies or hangs.
 
     Args:
         start: starts HAProxy.
         wait_listening: whether the public port takes connections, at last.
+        ping: asks HAProxy itself once, waiting at most so many seconds; ``None``: no answer.
         log: what to read when it does not start.
         say: writes a line to the console.
         announce: called once, when the public port is open for the first time.
@@ -31,6 +33,7 @@ class EdgeKeeper:
         self,
         start: Callable[[], Awaitable[Process]],
         wait_listening: Callable[[], Awaitable[bool]],
+        ping: Callable[[float], Awaitable[int | None]],
         *,
         log: str,
         say: Callable[[str], None],
@@ -40,6 +43,7 @@ class EdgeKeeper:
     ) -> None:
         self._start = start
         self._wait_listening = wait_listening
+        self._ping = ping
         self._log = log
         self._say = say
         self._announce = announce
@@ -62,11 +66,12 @@ class EdgeKeeper:
             await asyncio.sleep(self._patience.before_start(num_failures))
             async with self._running() as process:
                 began = loop.time()
+                trouble = "has died"
                 if await self._wait_listening() and process.returncode is None:
                     if is_first:
                         self._announce()
                     is_first = False
-                    await process.wait()
+                    trouble = await self._serve(process)
                 if self._drains:  # whoever stops us ends this
                     await loop.create_future()
                 if is_first:
@@ -77,7 +82,18 @@ class EdgeKeeper:
                         f"HAProxy has failed {num_failures} times in a row, each time within "
                         f"{self._patience.short_life:g} s. See {self._log}."
                     )
-                self._say("HAProxy has died; starting it again.")
+                self._say(f"HAProxy {trouble}; starting it again.")
+                if process.returncode is None:  # it hangs, and would not hear a softer word
+                    process.kill()
+
+    async def _serve(self, process: Process) -> str:
+        """Wait until it is dead or hangs; what happened."""
+
+        async def death() -> str:
+            await process.wait()
+            return "has died"
+
+        return await first_result(death(), wait_for_trouble(self._ping, self._patience))
 
     async def drain(self) -> None:
         """Take no new connections and let what is on its way to clients arrive, for a while.

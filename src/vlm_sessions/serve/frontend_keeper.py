@@ -14,7 +14,7 @@ from vlm_sessions.serve.patience import Patience
 from vlm_sessions.serve.processes import Watch, kill_group
 from vlm_sessions.serve.run_dir import RunDir
 from vlm_sessions.serve.stopping import Stopping
-from vlm_sessions.serve.tasks import first_of
+from vlm_sessions.serve.tasks import first_of, first_result
 from vlm_sessions.serve.watchdog import HTTP_OK, wait_for_trouble
 
 Process = asyncio.subprocess.Process
@@ -120,21 +120,14 @@ class FrontendKeeper:
         self._serves = True
         self._say("TorchServe is ready.")
         self.ready.set()
-        troubles = [
-            asyncio.create_task(waiting)
-            for waiting in (
+        try:
+            return await first_result(
                 self._wait_death(process),
                 wait_for_trouble(
                     lambda seconds: frontend.ping(self._run_dir, seconds), self._patience
                 ),
             )
-        ]
-        try:
-            done, _ = await asyncio.wait(troubles, return_when=asyncio.FIRST_COMPLETED)
-            return done.pop().result()
         finally:
-            for task in troubles:
-                task.cancel()
             self._serves = False
             self._run_dir.close_door()
 

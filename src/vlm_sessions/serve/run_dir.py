@@ -64,6 +64,11 @@ class RunDir:
         return self.path / ABORTS_SOCKET
 
     @property
+    def edge_socket(self) -> Path:
+        """Where the edge says that it lives."""
+        return self.path / "edge.sock"
+
+    @property
     def drained(self) -> Path:
         """Made by the worker when it has finished everything and only refuses what still comes."""
         return self.path / DRAINED_MARK

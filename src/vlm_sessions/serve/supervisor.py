@@ -71,6 +71,7 @@ class Supervisor:
         self._edge = EdgeKeeper(
             self._start_edge,
             lambda: edge.wait_listening(settings),
+            lambda seconds: edge.ping(self._run_dir, seconds),
             log=str(self._edge_log),
             say=self._console.say,
             announce=self._announce,

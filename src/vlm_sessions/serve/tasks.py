@@ -1,11 +1,13 @@
-"""Two small tools for tasks: one that lives as long as a block, and waiting for the first."""
+"""Small tools for tasks: one that lives as long as a block, and waiting for the first."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 _Awaitable = Coroutine[Any, Any, Any] | asyncio.Task[Any]
 
@@ -37,3 +39,14 @@ async def first_of(*awaitables: _Awaitable, limit: float | None = None) -> None:
         for task, awaitable in zip(tasks, awaitables, strict=True):
             if task is not awaitable:
                 task.cancel()
+
+
+async def first_result(*coroutines: Coroutine[Any, Any, _T]) -> _T:
+    """What the first that is done returns, or raises; the others are cancelled."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for task in tasks:
+            task.cancel()
