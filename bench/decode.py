@@ -24,9 +24,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.machine import Machine, describe_machine, load_average
 from bench.model import build_checkpoint
+from bench.program import Out, keep_run
 from bench.shapes import SHAPES
 from vlm_sessions.config import Settings
 from vlm_sessions.engine.engine import Engine
@@ -240,7 +241,7 @@ def _result(work: Work, dtype: DType, rounds: Sequence[tuple[float, float, float
     )
 
 
-def show(report: DecodeReport) -> None:
+def show(report: DecodeReport, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("work")
     for heading in ("step ms", "bare ms", "overhead %", "reference ms", "speed-up", "tokens/s"):
@@ -255,7 +256,6 @@ def show(report: DecodeReport) -> None:
             f"{result.speedup.median:.2f}",
             f"{result.tokens_per_second:.0f}",
         )
-    console = Console()
     console.print(f"{report.shape}, contexts of {report.num_context}, one thread, medians")
     console.print(table)
 
@@ -266,10 +266,10 @@ def main(
     rounds: Annotated[int, typer.Option(min=2)] = 20,
     context: Annotated[int, typer.Option(min=1, help="Tokens of a conversation.")] = 599,
     dtype: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
-    out: Annotated[Path, typer.Option(help="Where the run is kept.")] = RESULTS,
+    out: Out = RESULTS,
 ) -> None:
     """Measure, print, and keep the run."""
-    taken_at, load = moment(), load_average()
+    console, taken_at, load = Console(), moment(), load_average()
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="vlm-bench-") as folder:
         build_checkpoint(SHAPES[shape], Path(folder))
@@ -277,8 +277,8 @@ def main(
             kind: DType = "bfloat16" if name == "bfloat16" else "float32"
             results += measure(Path(folder), kind, context, rounds)
     report = DecodeReport(taken_at, describe_machine(), load, shape, context, rounds, results)
-    show(report)
-    keep("decode", report, out)
+    show(report, console)
+    keep_run("decode", report, out, console)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import io
 import time
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from PIL import Image
 
@@ -27,6 +28,15 @@ from vlm_sessions.engine.types import (
 from vlm_sessions.processing import ImageRef, Processor
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A turn: its times, and the conversation up to its end."""
+
+    times: TurnTimes
+    tokens: tuple[int, ...]
+    images: tuple[ImageSpan, ...]
+
+
 class DirectConversation:
     """A conversation about one picture, kept as tokens, as the session layer keeps it.
 
@@ -43,7 +53,6 @@ class DirectConversation:
         self._image = ImageRef(digest, processor.num_image_tokens(*size))
         self._tokens: tuple[int, ...] = ()
         self._spans: tuple[ImageSpan, ...] = ()
-        self._prefilled: Prefilled | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -60,33 +69,39 @@ class DirectConversation:
         self, question: str, num_tokens: int, clock: Clock = time.perf_counter
     ) -> TurnTimes:
         """One turn of ``num_tokens``, its times taken as a client's are."""
+        said = await self.say(question, num_tokens, clock)
+        self._tokens, self._spans = said.tokens, said.images
+        return said.times
+
+    async def say(self, question: str, num_tokens: int, clock: Clock = time.perf_counter) -> Said:
+        """The same, and then as if nothing had been asked."""
         started = clock()
         first = not self._tokens
         segment = self._processor.encode_turn(
             first=first, system=None, text=question, images=[self._image] if first else []
         )
-        asked = self._tokens + segment.tokens
-        self._spans = self._spans or segment.images
+        asked, images = self._tokens + segment.tokens, self._spans or segment.images
         answer: list[int] = []
+        computed: list[Prefilled] = []
 
         async def pieces() -> AsyncIterator[str]:
-            async for event in self._submit(asked, self._spans, num_tokens):
+            async for event in self._submit(asked, images, num_tokens):
                 if isinstance(event, TokenOut):
                     answer.append(event.token)
                     yield ""
                 elif isinstance(event, Prefilled):
-                    self._prefilled = event
+                    computed.append(event)
 
         arrivals, end = await time_pieces(pieces(), started, clock)
-        self._tokens = asked + tuple(answer)
-        assert self._prefilled is not None, "every turn says what was cached"
-        return turn_times(
+        (prefilled,) = computed
+        times = turn_times(
             arrivals,
             end,
             num_tokens=len(answer),
-            num_cached=self._prefilled.cached_tokens,
-            num_prompt=self._prefilled.prompt_tokens,
+            num_cached=prefilled.cached_tokens,
+            num_prompt=prefilled.prompt_tokens,
         )
+        return Said(times, asked + tuple(answer), images)
 
     async def locate(self) -> CacheLocation:
         """Where what was said so far is cached."""

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Annotated
 
@@ -21,8 +20,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.keep import RESULTS, keep, moment
+from bench.keep import RESULTS, moment
 from bench.machine import Machine, describe_machine, load_average
+from bench.program import Out, keep_run
 from vlm_sessions.model.attention.piece_kernels import choose_piece_kernel
 from vlm_sessions.model.attention.pieces import Kernel
 from vlm_sessions.model.native.library import Library, load_library
@@ -57,7 +57,8 @@ class Result:
 class KernelReport:
     taken_at: str
     machine: Machine
-    load: float
+    load_before: float
+    load_after: float
     library: str
     num_rounds: int
     results: list[Result]
@@ -152,7 +153,7 @@ def _read(memory: Sequence[torch.Tensor]) -> None:
         part.view(torch.float32).sum()
 
 
-def show(report: KernelReport) -> None:
+def show(report: KernelReport, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("work", "dtype"):
         table.add_column(heading)
@@ -167,8 +168,7 @@ def show(report: KernelReport) -> None:
             *(f"{ms:.1f}" for ms in times),
             f"{result.speedup:.2f}",
         )
-    console = Console()
-    console.print(f"Kernels for {report.library}, one thread, load {report.load:.1f}")
+    console.print(f"Kernels for {report.library}, one thread")
     console.print(table)
 
 
@@ -183,19 +183,27 @@ def measure(library: Library, dtypes: Sequence[torch.dtype], num_rounds: int) ->
 def main(
     *,
     rounds: Annotated[int, typer.Option(min=1)] = 9,
-    out: Annotated[Path, typer.Option(help="Where the run is kept.")] = RESULTS,
+    out: Out = RESULTS,
 ) -> None:
     """Measure, print, and keep the run."""
     library = load_library()
     if library is None:
         raise typer.BadParameter("The kernels are not built: see vlm-sessions doctor.")
     torch.set_num_threads(1)
-    taken_at, load = moment(), load_average()
+    console, load_before = Console(), load_average()
     with torch.inference_mode():
         results = measure(library, (torch.float32, torch.bfloat16), rounds)
-    report = KernelReport(taken_at, describe_machine(), load, library.name, rounds, results)
-    show(report)
-    keep("kernels", report, out)
+    report = KernelReport(
+        taken_at=moment(),
+        machine=describe_machine(),
+        load_before=load_before,
+        load_after=load_average(),
+        library=library.name,
+        num_rounds=rounds,
+        results=results,
+    )
+    show(report, console)
+    keep_run("kernels", report, out, console)
 
 
 if __name__ == "__main__":

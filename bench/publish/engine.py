@@ -1,5 +1,5 @@
-"""What the engine does with its caches and its steps: runs of levels, peers, decode, fairness and
-eviction."""
+"""What the engine does with its caches and its steps: runs of levels, peers, decode, kernels,
+fairness and eviction."""
 
 from __future__ import annotations
 
@@ -90,6 +90,32 @@ def decode(kept: Kept) -> str:
         ),
         paragraph(kept.conditions),
         table(("", "step, ms", "above the bare loop", "faster than reference kernels"), rows),
+    )
+
+
+def kernels(kept: Kept) -> str:
+    """The kernels in C beside torch's."""
+    data = kept.data
+    rows = [
+        (
+            f"{each['work']}, {each['dtype']}",
+            str(each["num_rows"]),
+            number(each["native_ms"]),
+            number(each["torch_ms"]),
+            number(each["read_ms"]),
+            number(each["speedup"]),
+        )
+        for each in data["results"]
+    ]
+    return section(
+        "Kernels for CPUs",
+        paragraph(
+            f"""`python -m bench.kernels`: ours for {data["library"]} beside torch's, in turn, one
+            thread, processor time, medians of {data["num_rounds"]} rounds; weights and contexts
+            are read from memory, and what reading them alone takes stands beside."""
+        ),
+        paragraph(kept.conditions),
+        table(("", "rows", "ours, ms", "torch, ms", "reading alone, ms", "torch ÷ ours"), rows),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.keep import RESULTS
-from bench.publish import engine, service
+from bench.publish import crowds, engine, service
 from bench.publish.kept import Kept, newest
 from bench.publish.markdown import paragraph
 
@@ -31,7 +31,10 @@ SECTIONS: dict[str, Section] = {
     "levels": engine.levels,
     "peers": engine.peers,
     "serve": service.serve,
+    "concurrency": crowds.concurrency,
+    "sessions": crowds.sessions,
     "decode": engine.decode,
+    "kernels": engine.kernels,
     "fairness": engine.fairness,
     "eviction": engine.eviction,
     "router": service.router,

@@ -33,6 +33,37 @@ def levels(kept: Kept) -> Figure:
     return figure
 
 
+def concurrency(kept: Kept) -> Figure:
+    """Tokens a second over the number of sessions, a line for each kind."""
+    found = kept.data["throughputs"]
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for kind in dict.fromkeys(each["pictures"] for each in found):
+        of_kind = [each for each in found if each["pictures"] == kind]
+        sizes = [each["num_sessions"] for each in of_kind]
+        axes.plot(sizes, [each["rate"]["median"] for each in of_kind], "o-", label=kind)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("sessions answered at once")
+    axes.set_ylabel(f"tokens a second ({kept.data['shape']}, {kept.data['dtype']})")
+    axes.legend()
+    return figure
+
+
+def sessions(kept: Kept) -> Figure:
+    """Memory over the number of sessions."""
+    looks = kept.data["looks"]
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    sizes = [look["num_sessions"] for look in looks]
+    axes.plot(sizes, [look["own"] for look in looks], label="the engine's process")
+    axes.plot(sizes, [look["cached"] for look in looks], label="taken in its caches")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(f"sessions held ({kept.data['shape']}, {kept.data['dtype']})")
+    axes.set_ylabel("MiB")
+    axes.legend()
+    return figure
+
+
 def load(kept: Kept) -> Figure:
     """Goodput over the rate that was asked for, the burst beyond the knee as well."""
     found = sorted(kept.data["levels"], key=lambda level: float(level["rate"]))
@@ -75,7 +106,13 @@ def soak(kept: Kept) -> Figure:
 
 
 # benchmark -> its picture
-PLOTS: dict[str, Callable[[Kept], Figure]] = {"levels": levels, "load": load, "soak": soak}
+PLOTS: dict[str, Callable[[Kept], Figure]] = {
+    "levels": levels,
+    "concurrency": concurrency,
+    "sessions": sessions,
+    "load": load,
+    "soak": soak,
+}
 
 
 def draw_plots(target: Path, folder: Path = RESULTS) -> list[Path]:
