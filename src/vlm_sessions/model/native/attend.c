@@ -10,12 +10,15 @@
 #define MAX_DIM 256
 #define LINE 64 /* bytes of a cache line */
 #define UNROLL_PAIRS _Pragma("GCC unroll 4")
+#define UNROLL_DIMS _Pragma("GCC unroll 16")
 
 /* One query of one head, and what it has seen. Numbers are in the order of pairs. */
 struct state {
   float *query;  /* [dim], scaled */
   float *values; /* [dim], weighted against ``top`` */
   float top, total;
+  const bf16 *given; /* the query as it came, where it is bfloat16 */
+  float scale;
 };
 
 struct room {
@@ -60,6 +63,9 @@ static void free_room(struct room *room) {
   free(room->numbers);
 }
 
+/* Of a run. */
+INLINE long sees(long visible, long length) { return visible < length ? visible : length; }
+
 INLINE void prefetch(const void *from, long size) {
   for (long at = 0; at < size; at += LINE) __builtin_prefetch((const char *)from + at, 0, 1);
 }
@@ -86,12 +92,24 @@ INLINE float weigh(float *scores, int size, long num_seen, struct state *state) 
   return rescale;
 }
 
+#include "attend_many.h"
+
 #define TYPE float
 #define KIND f32
+#define MANY add_many
+#define MIN_MANY (LANES / 2 + 1) /* with fewer, most of a vector would be idle */
 #include "attend.h"
 #undef TYPE
 #undef KIND
+#undef MANY
+#undef MIN_MANY
 
 #define TYPE bf16
 #define KIND bf16
+#ifdef __AMX_BF16__
+#include "attend_tiles.h"
+#define TILES
+#define MANY add_by_tiles
+#define MIN_MANY 5
+#endif
 #include "attend.h"

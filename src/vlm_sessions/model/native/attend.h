@@ -5,7 +5,8 @@
    All of it is float32, so parts of a context may come in any order and lie anywhere.
 
    Up to GROUP queries at a time read CHUNK keys and then as many values. While keys are read their
-   values are on their way, and then the next keys. */
+   values are on their way, and then the next keys. MANY queries go another way (attend_many.h,
+   attend_tiles.h). */
 
 INLINE void NAME(add_run)(struct state *states, const TYPE *keys, const TYPE *values,
                           const long *visible, const int dim, const int num_queries) {
@@ -58,13 +59,19 @@ INLINE void NAME(add_run)(struct state *states, const TYPE *keys, const TYPE *va
    ``visible + r`` keys of it. */
 INLINE void NAME(add_part)(struct state *states, const TYPE *keys, const TYPE *values,
                            long num_queries, long a_row, long length, long visible, const int dim) {
-  for (long first = 0; first < num_queries; first += GROUP) {
+  long first = 0;
+#ifdef MANY
+  for (; num_queries - first >= MIN_MANY; first += LANES) {
+    const long num = num_queries - first < LANES ? num_queries - first : LANES;
+    long seen[LANES];
+    for (long q = 0; q < num; q++) seen[q] = sees(visible + (first + q) / a_row, length);
+    MANY(states + first, keys, values, seen, num, dim);
+  }
+#endif
+  for (; first < num_queries; first += GROUP) {
     struct state *some = states + first;
     long seen[GROUP];
-    for (int q = 0; q < GROUP; q++) {
-      seen[q] = visible + (first + q) / a_row;
-      if (seen[q] > length) seen[q] = length;
-    }
+    for (int q = 0; q < GROUP; q++) seen[q] = sees(visible + (first + q) / a_row, length);
     switch (num_queries - first) {
       case 1: NAME(add_run)(some, keys, values, seen, dim, 1); break;
       case 2: NAME(add_run)(some, keys, values, seen, dim, 2); break;
@@ -86,7 +93,11 @@ static void NAME(add)(struct state *states, const TYPE *keys, const TYPE *values
 /* A state for a query [dim], whose memory is ``room`` [2, dim]. */
 INLINE void NAME(begin)(struct state *state, const TYPE *query, float scale, long dim,
                         float *room) {
-  *state = (struct state){.query = room, .values = room + dim, .top = -INFINITY};
+  *state = (struct state){.query = room,
+                          .values = room + dim,
+                          .top = -INFINITY,
+                          .given = (const bf16 *)query,
+                          .scale = scale};
   for (long d = 0; d < dim; d++) {
     state->query[NAME(place)(d)] = NAME(widen)(query[d]) * scale;
     state->values[d] = 0;
@@ -106,18 +117,27 @@ int NAME(attend)(const TYPE *queries, const TYPE *keys, const TYPE *values, TYPE
                  long key_stride, float scale, int num_threads) {
   struct room room;
   if (!make_room(&room, num_heads * num_queries, dim)) return 1;
-#pragma omp parallel for num_threads(num_threads) schedule(static)
-  for (long h = 0; h < num_heads; h++) {
-    struct state *states = room.states + h * num_queries;
-    for (long q = 0; q < num_queries; q++)
-      NAME(begin)(states + q, queries + h * query_stride + q * dim, scale, dim,
-                  room.numbers + (h * num_queries + q) * 2 * dim);
-    NAME(add)(states, keys + h * key_stride, values + h * key_stride, num_queries, 1, length,
-              length, dim);
-    for (long q = 0; q < num_queries; q++) {
-      NAME(end)(states + q, out + (h * num_queries + q) * dim, dim);
-      lse[h * num_queries + q] = states[q].top + logf(states[q].total);
+#pragma omp parallel num_threads(num_threads)
+  {
+#ifdef TILES
+    enter_tiles();
+#endif
+#pragma omp for schedule(static)
+    for (long h = 0; h < num_heads; h++) {
+      struct state *states = room.states + h * num_queries;
+      for (long q = 0; q < num_queries; q++)
+        NAME(begin)(states + q, queries + h * query_stride + q * dim, scale, dim,
+                    room.numbers + (h * num_queries + q) * 2 * dim);
+      NAME(add)(states, keys + h * key_stride, values + h * key_stride, num_queries, 1, length,
+                length, dim);
+      for (long q = 0; q < num_queries; q++) {
+        NAME(end)(states + q, out + (h * num_queries + q) * dim, dim);
+        lse[h * num_queries + q] = states[q].top + logf(states[q].total);
+      }
     }
+#ifdef TILES
+    leave_tiles();
+#endif
   }
   free_room(&room);
   return 0;
@@ -139,31 +159,40 @@ int NAME(attend_step)(const struct step *step, const TYPE *queries, const TYPE *
       memcpy(pool + at, key, dim * sizeof(TYPE));
       memcpy(pool_values + at, key + num_kv_heads * dim, dim * sizeof(TYPE));
     }
-#pragma omp parallel for num_threads(step->num_threads) collapse(2) schedule(dynamic)
-  for (long f = 0; f < step->num_families; f++)
-    for (long h = 0; h < num_kv_heads; h++) {
-      const struct family *family = step->families + f;
-      const long first = h * num_queries + family->first_row * a_row;
-      struct state *states = room.states + first;
-      for (long r = 0; r < family->num_rows; r++) {
-        const long row = step->order[family->first_row + r];
-        for (long q = 0; q < a_row; q++)
-          NAME(begin)(states + r * a_row + q, queries + row * row_stride + (h * a_row + q) * dim,
-                      step->scale, dim, room.numbers + (first + r * a_row + q) * 2 * dim);
+#pragma omp parallel num_threads(step->num_threads)
+  {
+#ifdef TILES
+    enter_tiles();
+#endif
+#pragma omp for collapse(2) schedule(dynamic)
+    for (long f = 0; f < step->num_families; f++)
+      for (long h = 0; h < num_kv_heads; h++) {
+        const struct family *family = step->families + f;
+        const long first = h * num_queries + family->first_row * a_row;
+        struct state *states = room.states + first;
+        for (long r = 0; r < family->num_rows; r++) {
+          const long row = step->order[family->first_row + r];
+          for (long q = 0; q < a_row; q++)
+            NAME(begin)(states + r * a_row + q, queries + row * row_stride + (h * a_row + q) * dim,
+                        step->scale, dim, room.numbers + (first + r * a_row + q) * 2 * dim);
+        }
+        for (long p = 0; p < family->num_parts; p++) {
+          const struct part *part = step->parts + family->first_part + p;
+          const long at = h * head + part->first_slot * dim;
+          NAME(add)(states + part->first_row * a_row, pool + at, pool_values + at,
+                    part->num_rows * a_row, a_row, part->length, part->visible, dim);
+        }
+        for (long r = 0; r < family->num_rows; r++) {
+          const long row = step->order[family->first_row + r];
+          for (long q = 0; q < a_row; q++)
+            NAME(end)(states + r * a_row + q,
+                      out + ((row * num_kv_heads + h) * a_row + q) * dim, dim);
+        }
       }
-      for (long p = 0; p < family->num_parts; p++) {
-        const struct part *part = step->parts + family->first_part + p;
-        const long at = h * head + part->first_slot * dim;
-        NAME(add)(states + part->first_row * a_row, pool + at, pool_values + at,
-                  part->num_rows * a_row, a_row, part->length, part->visible, dim);
-      }
-      for (long r = 0; r < family->num_rows; r++) {
-        const long row = step->order[family->first_row + r];
-        for (long q = 0; q < a_row; q++)
-          NAME(end)(states + r * a_row + q,
-                    out + ((row * num_kv_heads + h) * a_row + q) * dim, dim);
-      }
-    }
+#ifdef TILES
+    leave_tiles();
+#endif
+  }
   free_room(&room);
   return 0;
 }
