@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.model.tiny import PLAIN
 from vlm_sessions.config import Settings
 from vlm_sessions.errors import ConfigError
 from vlm_sessions.model.device_memory import HostMemory
-from vlm_sessions.model.kv_cache import CACHE_LINE, KVCache, KVShape
+from vlm_sessions.model.kv_cache import KVCache, KVShape
 from vlm_sessions.model.memory import GRAPH_RESERVE, MIB, MemoryPlan, num_bytes, plan_memory
 from vlm_sessions.model.runner import make_runner
 
@@ -162,7 +163,9 @@ def test_kv_blocks_on_a_cpu_take_memory_only_once_they_are_written(dtype: torch.
     size = cache.bits.numel() * dtype.itemsize
     assert size > 300 * MIB
     assert process.memory_info().rss - before < size / 10
-    assert cache.bits.data_ptr() % CACHE_LINE == 0
+    assert cache.bits.data_ptr() % mmap.PAGESIZE == 0
+    cache.bits[:, :, :, 7_777].fill_(1)
+    assert process.memory_info().rss - before < size / 10, "not in pages that hold many blocks"
     assert not cache.bits[:, :, :, 9_999].any()
     cache.bits[:, :, :, :5_000].fill_(1)
     assert process.memory_info().rss - before > size / 3

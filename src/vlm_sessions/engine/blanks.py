@@ -2,7 +2,9 @@
 
 A conversation whose blocks follow each other lies in one piece of memory, which attention can read
 where it lies. So a request is filled from one run wherever one is long enough, and goes on right
-behind the blocks that the conversation has already, if those that follow are free.
+behind the blocks that the conversation has already, if those that follow are free. That they are is
+likely, since what begins anew begins in the middle of a run: conversations that grow block by block
+at the same time do not take each other's next ones.
 """
 
 from __future__ import annotations
@@ -46,19 +48,24 @@ class BlankBlocks:
 
     def take(self, count: int, *, after: int | None = None) -> list[int]:
         """Take ``count`` blocks, in order: those behind block ``after`` if they are blank, then
-        those of the longest runs."""
+        those of the longest runs, from their middle."""
         assert count <= self._num_blocks, "only what is there is taken"
         taken: list[int] = []
         if after is not None and after + 1 in self._lengths:
             taken += self._take_from(after + 1, count)
         while len(taken) < count:
-            taken += self._take_from(self._longest_run(), count - len(taken))
+            run, missing = self._longest_run(), count - len(taken)
+            room = max(0, self._lengths[run] - missing)
+            taken += self._take_from(run, missing, skipped=room // 2)
         return taken
 
-    def _take_from(self, first: int, count: int) -> Iterable[int]:
-        length = self._cut(first)
-        count = min(count, length)
-        self._put(first + count, length - count)
+    def _take_from(self, run: int, count: int, *, skipped: int = 0) -> Iterable[int]:
+        """Up to so many blocks of a run, behind those of it that are skipped."""
+        length = self._cut(run)
+        first = run + skipped
+        count = min(count, length - skipped)
+        self._put(run, skipped)
+        self._put(first + count, length - skipped - count)
         return range(first, first + count)
 
     def _longest_run(self) -> int:

@@ -5,15 +5,13 @@ It knows slots, not conversations: which block belongs to whom is the scheduler'
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 from dataclasses import dataclass
 from enum import Enum, auto
 
-import numpy as np
 import torch
-
-CACHE_LINE = 64
-"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +141,13 @@ def _allocate(
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """On a CPU, memory that the system gives only when it is written to: a service that is little
-    used stays small, and starts at once. ``torch.zeros`` would write to all of it."""
+    used stays small, and starts at once. ``torch.zeros`` would write to all of it. In huge pages it
+    would be given, and cleared, two megabytes for each layer and head at a conversation's first
+    token."""
     if device.type != "cpu":
         return torch.zeros(size, dtype=dtype, device=device)
-    num_bytes = math.prod(size) * dtype.itemsize
-    memory = np.zeros(num_bytes + CACHE_LINE, dtype=np.uint8)
-    first = -memory.ctypes.data % CACHE_LINE
-    return torch.from_numpy(memory[first : first + num_bytes]).view(dtype).view(size)
+    memory = mmap.mmap(-1, math.prod(size) * dtype.itemsize)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # a system that has no huge pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(size)

@@ -111,14 +111,25 @@ def test_a_ranking_gives_the_lowest_first_also_after_changes() -> None:
 
 def test_blank_blocks_are_handed_out_in_a_row() -> None:
     blank = BlankBlocks(20)
-    assert blank.take(4) == [0, 1, 2, 3]
-    assert blank.take(4) == [4, 5, 6, 7]
-    for block in (1, 3, 2):
+    assert blank.take(4) == [8, 9, 10, 11], "from the middle of the longest run"
+    blank.check_integrity()
+    assert blank.take(3, after=11) == [12, 13, 14], "unless others follow what is there already"
+    for block in (9, 11, 10):
         blank.add(block)
         blank.check_integrity()
-    assert blank.take(3) == [8, 9, 10], "from the longest run"
-    assert blank.take(2, after=0) == [1, 2], "unless others follow what is there already"
+    assert blank.take(10) == [*range(8), 16, 17], "the longest first, and of the next the middle"
     blank.check_integrity()
+
+
+def test_conversations_that_grow_at_the_same_time_stay_in_one_piece_each() -> None:
+    blank = BlankBlocks(1000)
+    conversations = [blank.take(30) for _ in range(8)]
+    for _ in range(20):
+        for blocks in conversations:
+            blocks.extend(blank.take(1, after=blocks[-1]))
+            blank.check_integrity()
+    for blocks in conversations:
+        assert blocks == list(range(blocks[0], blocks[0] + 50))
 
 
 def test_what_is_asked_for_is_pieced_together_when_no_run_is_long_enough() -> None:

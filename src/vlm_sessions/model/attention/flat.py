@@ -26,7 +26,12 @@ from vlm_sessions.model.attention.layout import lay_out, rows_of
 from vlm_sessions.model.attention.runs import RunAttention, cut_runs
 from vlm_sessions.model.attention.shared_prefixes import find_shared_prefixes
 from vlm_sessions.model.kv_cache import KVCache
-from vlm_sessions.model.native.library import MAX_ROWS, Library, StepStruct
+from vlm_sessions.model.native.library import Library, StepStruct
+
+FEW_ROWS = 64
+MANY_ROWS = 192
+"""With more, the tokens of prompts attend to each other more than to what was before them, and
+torch's products are faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +69,11 @@ class FlatAttention:
         self._library = library
         self._cache = cache
         self._otherwise: AttentionBackend = otherwise
+        self._max_rows = MANY_ROWS if library.attends_many(cache.keys.dtype) else FEW_ROWS
         self._scale = scale
 
     def plan(self, spans: Sequence[TokenSpan]) -> AttentionStep:
-        if sum(len(span.tokens) for span in spans) > MAX_ROWS:
+        if sum(len(span.tokens) for span in spans) > self._max_rows:
             return self._otherwise.plan(spans)
         layout = lay_out(spans, self._cache.block_size)
         if layout.begun:

@@ -66,8 +66,25 @@ static void free_room(struct room *room) {
 /* Of a run. */
 INLINE long sees(long visible, long length) { return visible < length ? visible : length; }
 
+/* Keys that are read after a run's. */
+struct next {
+  const char *keys;
+  long size; /* in bytes; 0: there are none */
+};
+
 INLINE void prefetch(const void *from, long size) {
   for (long at = 0; at < size; at += LINE) __builtin_prefetch((const char *)from + at, 0, 1);
+}
+
+/* A part of what is to be read when a chunk's values have been read: the run's next keys, where
+   there are some, else those of the next run. ``at`` and ``size`` are in bytes, from the chunk's
+   beginning. */
+INLINE void prefetch_keys(const void *later, long num_later, const struct next *next, long at,
+                          long size) {
+  if (at < num_later)
+    prefetch((const char *)later + at, size);
+  else if (num_later <= 0 && at < next->size)
+    prefetch(next->keys + at, size);
 }
 
 /* Turns ``size`` scores, of which the first ``num_seen`` count, into weights against the largest so

@@ -9,16 +9,19 @@
    attend_tiles.h). */
 
 INLINE void NAME(add_run)(struct state *states, const TYPE *keys, const TYPE *values,
-                          const long *visible, const int dim, const int num_queries) {
+                          const long *visible, const struct next *next, const int dim,
+                          const int num_queries) {
   const int num_pairs = dim / PAIR;
   float scores[GROUP][CHUNK];
   long length = 0;
   for (int q = 0; q < num_queries; q++) length = visible[q] > length ? visible[q] : length;
+  const long row = dim * sizeof(TYPE);
   for (long start = 0; start < length; start += CHUNK) {
     const int size = length - start < CHUNK ? (int)(length - start) : CHUNK;
     const TYPE *key = keys + start * dim, *value = values + start * dim;
+    const long num_later = (length - start - CHUNK) * row;
     for (int k = 0; k < size; k++) {
-      prefetch(value + k * dim, dim * sizeof(TYPE));
+      prefetch(value + k * dim, row);
       vec score[GROUP];
       UNROLL for (int q = 0; q < num_queries; q++) score[q] = (vec){0};
       UNROLL_PAIRS for (int p = 0; p < num_pairs; p++) {
@@ -40,7 +43,7 @@ INLINE void NAME(add_run)(struct state *states, const TYPE *keys, const TYPE *va
     UNROLL for (int q = 0; q < num_queries; q++)
       for (int p = 0; p < 2 * num_pairs; p++) sums[q][p] = load(states[q].values + p * LANES);
     for (int k = 0; k < size; k++) {
-      prefetch(key + (CHUNK + k) * dim, dim * sizeof(TYPE));
+      prefetch_keys(key + CHUNK * dim, num_later, next, k * row, row);
       UNROLL_PAIRS for (int p = 0; p < num_pairs; p++) {
         vec first, second;
         NAME(load_pair)(value + k * dim + p * PAIR, &first, &second);
@@ -58,14 +61,15 @@ INLINE void NAME(add_run)(struct state *states, const TYPE *keys, const TYPE *va
 /* States over one run. Row ``r``, of which there are ``a_row`` queries each, sees the first
    ``visible + r`` keys of it. */
 INLINE void NAME(add_part)(struct state *states, const TYPE *keys, const TYPE *values,
-                           long num_queries, long a_row, long length, long visible, const int dim) {
+                           long num_queries, long a_row, long length, long visible,
+                           const struct next *next, const int dim) {
   long first = 0;
 #ifdef MANY
   for (; num_queries - first >= MIN_MANY; first += LANES) {
     const long num = num_queries - first < LANES ? num_queries - first : LANES;
     long seen[LANES];
     for (long q = 0; q < num; q++) seen[q] = sees(visible + (first + q) / a_row, length);
-    MANY(states + first, keys, values, seen, num, dim);
+    MANY(states + first, keys, values, seen, num, next, dim);
   }
 #endif
   for (; first < num_queries; first += GROUP) {
@@ -73,20 +77,25 @@ INLINE void NAME(add_part)(struct state *states, const TYPE *keys, const TYPE *v
     long seen[GROUP];
     for (int q = 0; q < GROUP; q++) seen[q] = sees(visible + (first + q) / a_row, length);
     switch (num_queries - first) {
-      case 1: NAME(add_run)(some, keys, values, seen, dim, 1); break;
-      case 2: NAME(add_run)(some, keys, values, seen, dim, 2); break;
-      case 3: NAME(add_run)(some, keys, values, seen, dim, 3); break;
-      default: NAME(add_run)(some, keys, values, seen, dim, GROUP);
+      case 1: NAME(add_run)(some, keys, values, seen, next, dim, 1); break;
+      case 2: NAME(add_run)(some, keys, values, seen, next, dim, 2); break;
+      case 3: NAME(add_run)(some, keys, values, seen, next, dim, 3); break;
+      default: NAME(add_run)(some, keys, values, seen, next, dim, GROUP);
     }
   }
 }
 
 static void NAME(add)(struct state *states, const TYPE *keys, const TYPE *values, long num_queries,
-                      long a_row, long length, long visible, long dim) {
+                      long a_row, long length, long visible, struct next next, long dim) {
   switch (dim) { /* known to the compiler where it is usual */
-    case 64: NAME(add_part)(states, keys, values, num_queries, a_row, length, visible, 64); break;
-    case 128: NAME(add_part)(states, keys, values, num_queries, a_row, length, visible, 128); break;
-    default: NAME(add_part)(states, keys, values, num_queries, a_row, length, visible, (int)dim);
+    case 64:
+      NAME(add_part)(states, keys, values, num_queries, a_row, length, visible, &next, 64);
+      break;
+    case 128:
+      NAME(add_part)(states, keys, values, num_queries, a_row, length, visible, &next, 128);
+      break;
+    default:
+      NAME(add_part)(states, keys, values, num_queries, a_row, length, visible, &next, (int)dim);
   }
 }
 
@@ -128,8 +137,10 @@ int NAME(attend)(const TYPE *queries, const TYPE *keys, const TYPE *values, TYPE
       for (long q = 0; q < num_queries; q++)
         NAME(begin)(states + q, queries + h * query_stride + q * dim, scale, dim,
                     room.numbers + (h * num_queries + q) * 2 * dim);
+      const long size = h + 1 < num_heads ? length * dim * sizeof(TYPE) : 0;
+      const struct next next = {(const char *)(keys + (h + 1) * key_stride), size};
       NAME(add)(states, keys + h * key_stride, values + h * key_stride, num_queries, 1, length,
-                length, dim);
+                length, next, dim);
       for (long q = 0; q < num_queries; q++) {
         NAME(end)(states + q, out + (h * num_queries + q) * dim, dim);
         lse[h * num_queries + q] = states[q].top + logf(states[q].total);
@@ -141,6 +152,20 @@ int NAME(attend)(const TYPE *queries, const TYPE *keys, const TYPE *values, TYPE
   }
   free_room(&room);
   return 0;
+}
+
+/* What one thread reads after part ``p`` of family ``f`` for head ``h``. */
+INLINE struct next NAME(after)(const struct step *step, const TYPE *pool, long f, long h, long p) {
+  if (++p == step->families[f].num_parts) {
+    p = 0;
+    if (++h == step->num_kv_heads) {
+      h = 0;
+      if (++f == step->num_families) return (struct next){0};
+    }
+  }
+  const struct part *part = step->parts + step->families[f].first_part + p;
+  const TYPE *keys = pool + (h * step->num_slots + part->first_slot) * step->dim;
+  return (struct next){(const char *)keys, part->length * step->dim * sizeof(TYPE)};
 }
 
 /* A whole step in one layer: write keys and values of rows to their slots, then let every row
@@ -179,8 +204,9 @@ int NAME(attend_step)(const struct step *step, const TYPE *queries, const TYPE *
         for (long p = 0; p < family->num_parts; p++) {
           const struct part *part = step->parts + family->first_part + p;
           const long at = h * head + part->first_slot * dim;
+          const struct next next = NAME(after)(step, pool, f, h, p);
           NAME(add)(states + part->first_row * a_row, pool + at, pool_values + at,
-                    part->num_rows * a_row, a_row, part->length, part->visible, dim);
+                    part->num_rows * a_row, a_row, part->length, part->visible, next, dim);
         }
         for (long r = 0; r < family->num_rows; r++) {
           const long row = step->order[family->first_row + r];

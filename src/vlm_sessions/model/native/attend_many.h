@@ -74,7 +74,7 @@ INLINE void score_keys(const float *queries, const float *keys, float *scores, l
 
 /* Up to LANES states over one run in float32; state ``q`` sees the first ``seen[q]`` keys. */
 static void add_many(struct state *states, const float *keys, const float *values, const long *seen,
-                     long num_queries, long dim) {
+                     long num_queries, const struct next *next, long dim) {
   float queries[MAX_DIM * LANES], results[MAX_DIM * LANES], scores[MANY_KEYS * LANES];
   struct many many = begin_many(states, seen, num_queries);
   long length = 0;
@@ -85,16 +85,18 @@ static void add_many(struct state *states, const float *keys, const float *value
       results[d * LANES + q] = q < num_queries ? states[q].values[d] : 0;
     }
   }
+  const long row = dim * sizeof(float);
   for (long start = 0; start < length; start += MANY_KEYS) {
+    const long num_later = (length - start - MANY_KEYS) * row;
     const int size = length - start < MANY_KEYS ? (int)(length - start) : MANY_KEYS;
     const float *key = keys + start * dim, *value = values + start * dim;
     int k = 0;
     for (; k + KEYS_AT_ONCE <= size; k += KEYS_AT_ONCE) {
-      prefetch(value + k * dim, KEYS_AT_ONCE * dim * sizeof(float));
+      prefetch(value + k * dim, KEYS_AT_ONCE * row);
       score_keys(queries, key + k * dim, scores + k * LANES, dim, KEYS_AT_ONCE);
     }
     for (; k < size; k++) {
-      prefetch(value + k * dim, dim * sizeof(float));
+      prefetch(value + k * dim, row);
       score_keys(queries, key + k * dim, scores + k * LANES, dim, 1);
     }
     const vec rescale = weigh_many(&many, scores, size, 1);
@@ -103,7 +105,7 @@ static void add_many(struct state *states, const float *keys, const float *value
       UNROLL_DIMS for (int d = 0; d < DIMS_AT_ONCE; d++)
         sums[d] = load(results + (first + d) * LANES) * rescale;
       for (int s = 0; s < size; s++) {
-        if (first == 0) prefetch(key + (MANY_KEYS + s) * dim, dim * sizeof(float));
+        if (first == 0) prefetch_keys(key + MANY_KEYS * dim, num_later, next, s * row, row);
         const vec weight = load(scores + s * LANES);
         UNROLL_DIMS for (int d = 0; d < DIMS_AT_ONCE; d++)
           sums[d] += weight * value[s * dim + first + d];

@@ -49,12 +49,10 @@ static void score(struct tiles *tiles, const bf16 *keys, const bf16 *values, int
 }
 
 /* Two rows of values become a row of pairs: even dimensions in one tile, odd ones in the next. */
-static void lay_out_values(struct tiles *tiles, const bf16 *values, int size, long dim,
-                           const bf16 *next_keys) {
+static void lay_out_values(struct tiles *tiles, const bf16 *values, int size, long dim) {
   const __m512i upper = _mm512_set1_epi32(0xffff0000);
   for (int k = 0; k < size; k += 2) {
     const bf16 *row = values + k * dim;
-    prefetch(next_keys + k * dim, 2 * dim * sizeof(bf16));
     bf16 *to = tiles->values + k / DEPTH * (dim / SIDE) * TILE_NUMBERS + k % DEPTH / 2 * 2 * SIDE;
     for (long d = 0; d < dim; d += DEPTH, to += 2 * TILE_NUMBERS) {
       const __m512i a = _mm512_loadu_si512(row + d);
@@ -127,7 +125,7 @@ static void add_values(struct tiles *tiles, struct state *states, long num_queri
 
 /* Up to 16 states over one run; state ``q`` sees the first ``seen[q]`` keys. */
 static void add_by_tiles(struct state *states, const bf16 *keys, const bf16 *values,
-                         const long *seen, long num_queries, long dim) {
+                         const long *seen, long num_queries, const struct next *next, long dim) {
   struct tiles tiles;
   struct many many = begin_many(states, seen, num_queries);
   long length = 0;
@@ -138,7 +136,9 @@ static void add_by_tiles(struct state *states, const bf16 *keys, const bf16 *val
     score(&tiles, keys + start * dim, values + start * dim, size, dim);
     const vec rescale = weigh_many(&many, tiles.scores, size, states[0].scale);
     lay_out_weights(&tiles, size);
-    lay_out_values(&tiles, values + start * dim, size, dim, keys + (start + size) * dim);
+    lay_out_values(&tiles, values + start * dim, size, dim);
+    const long num_later = (length - start - MANY_KEYS) * dim * sizeof(bf16);
+    prefetch_keys(keys + (start + MANY_KEYS) * dim, num_later, next, 0, size * dim * sizeof(bf16));
     add_values(&tiles, states, num_queries, size, rescale, dim);
   }
   end_many(states, &many, num_queries);
