@@ -113,4 +113,4 @@ def test_ci_calls_make_test_and_then_tries_the_container(tmp_path: Path) -> None
     ran = subprocess.run(
         [ROOT / ".ci" / "run"], env=environ, capture_output=True, text=True, check=True
     )
-    assert ran.stdout == "make test\nmake test-container\n"
+    assert ran.stdout == "make test WORKERS=2\nmake test-container\n"

@@ -1,6 +1,6 @@
 /* Many queries at a time over one run of keys: a vector holds one number of each query, so that
-   scores need no sum across a vector, and what is known of the queries - largest score, sum, how far
-   they see - is a vector as well.
+   scores need no sum across a vector, and what is known of the queries - largest score, sum, how
+   far they see - is a vector as well.
 
      scores [key][query]   = queries [dim][query] * key [dim], number by number
      weights [key][query]    of the scores, in their place

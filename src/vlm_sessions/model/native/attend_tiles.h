@@ -53,7 +53,7 @@ static void lay_out_values(struct tiles *tiles, const bf16 *values, int size, lo
   const __m512i upper = _mm512_set1_epi32(0xffff0000);
   for (int k = 0; k < size; k += 2) {
     const bf16 *row = values + k * dim;
-    bf16 *to = tiles->values + k / DEPTH * (dim / SIDE) * TILE_NUMBERS + k % DEPTH / 2 * 2 * SIDE;
+    bf16 *to = tiles->values + k / DEPTH * (dim / SIDE) * TILE_NUMBERS + k % DEPTH * SIDE;
     for (long d = 0; d < dim; d += DEPTH, to += 2 * TILE_NUMBERS) {
       const __m512i a = _mm512_loadu_si512(row + d);
       const __m512i b = k + 1 < size ? _mm512_loadu_si512(row + dim + d) : _mm512_setzero_si512();
@@ -66,8 +66,8 @@ static void lay_out_values(struct tiles *tiles, const bf16 *values, int size, lo
   const int beyond = (size + 1) / 2 * 2;
   for (int k = beyond; k % DEPTH; k += 2)
     for (long t = 0; t < dim / SIDE; t++)
-      memset(tiles->values + (k / DEPTH * (dim / SIDE) + t) * TILE_NUMBERS + k % DEPTH / 2 * 2 * SIDE,
-             0, 2 * SIDE * sizeof(bf16));
+      memset(tiles->values + (k / DEPTH * (dim / SIDE) + t) * TILE_NUMBERS + k % DEPTH * SIDE, 0,
+             2 * SIDE * sizeof(bf16));
 }
 
 /* Weights [key][query] to bfloat16, [keys / 32][16 queries][32 keys]. */
