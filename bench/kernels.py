@@ -2,8 +2,8 @@
 
 Each product is one of a weight's and a few rows, each attention one of a few queries and 620 tokens
 of context, over so many weights and contexts that none is still in the processor's caches. Both are
-called in turn, in one thread, and timed by the processor's time; beside them stands what reading
-the same memory costs, which nothing can be faster than.
+called in turn, in one thread, and timed by the processor's time; beside them stands how long torch
+takes to sum the same memory, which is about what reading it costs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Result:
     native_ms: float
     torch_ms: float
     read_ms: float
-    """Reading the same memory."""
+    """Summing the same memory."""
     speedup: float
     """torch's time over ours, in the same round."""
 
@@ -157,7 +157,7 @@ def show(report: KernelReport, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("work", "dtype"):
         table.add_column(heading)
-    for heading in ("rows", "ours, ms", "torch, ms", "reading, ms", "torch ÷ ours"):
+    for heading in ("rows", "ours, ms", "torch, ms", "summing, ms", "torch ÷ ours"):
         table.add_column(heading, justify="right")
     for result in report.results:
         times = (result.native_ms, result.torch_ms, result.read_ms)

@@ -112,10 +112,10 @@ def kernels(kept: Kept) -> str:
         paragraph(
             f"""`python -m bench.kernels`: ours for {data["library"]} beside torch's, in turn, one
             thread, processor time, medians of {data["num_rounds"]} rounds; weights and contexts
-            are read from memory, and what reading them alone takes stands beside."""
+            come from memory, and how long torch takes to sum them stands beside."""
         ),
         paragraph(kept.conditions),
-        table(("", "rows", "ours, ms", "torch, ms", "reading alone, ms", "torch ÷ ours"), rows),
+        table(("", "rows", "ours, ms", "torch, ms", "summing, ms", "torch ÷ ours"), rows),
     )
 
 

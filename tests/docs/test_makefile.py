@@ -109,8 +109,8 @@ def test_help_lists_every_target_that_is_for_people(venv: Path) -> None:
 def test_ci_calls_make_test_and_then_tries_the_container(tmp_path: Path) -> None:
     (tmp_path / "make").write_text('#!/bin/bash\necho "make $*"\n')
     (tmp_path / "make").chmod(0o755)
-    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CI_WORKERS": "3"}
     ran = subprocess.run(
         [ROOT / ".ci" / "run"], env=environ, capture_output=True, text=True, check=True
     )
-    assert ran.stdout == "make test WORKERS=2\nmake test-container\n"
+    assert ran.stdout == "make test WORKERS=3\nmake test-container\n"
