@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 
 import pytest
@@ -69,10 +70,12 @@ def test_whatever_is_raised_is_a_finding_told_with_what_makes_it_again() -> None
 
 
 def test_what_takes_too_long_and_what_grows_is_a_finding() -> None:
-    kept: list[bytes] = []
+    kept: list[mmap.mmap] = []
 
     def keep(number: int) -> str:
-        kept.append(b"x" * 100_000)
+        # Of the system: what tests before have freed is still this process's.
+        kept.append(mmap.mmap(-1, 100_000))
+        kept[-1].write(b"x" * 100_000)
         return f"→ {number}"
 
     (slow,) = feed_numbers(str, max_seconds=-1.0).findings
