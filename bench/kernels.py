@@ -1,9 +1,10 @@
 """``python -m bench.kernels``: the kernels in C beside torch's, on the shapes of the 221 M model.
 
-Each product is one of a weight's and a few rows, each attention one of a few queries and 620 tokens
-of context, over so many weights and contexts that none is still in the processor's caches. Both are
-called in turn, in one thread, and timed by the processor's time; beside them stands how long torch
-takes to sum the same memory, which is about what reading it costs.
+Each product is one of a weight's and a few rows, each choice one of the largest logits over a head
+of 32,000 tokens, each attention one of a few queries and 620 tokens of context, over so many
+weights and contexts that none is still in the processor's caches. Both are called in turn, in one
+thread, and timed by the processor's time; beside them stands how long torch takes to sum the same
+memory, which is about what reading it costs.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from vlm_sessions.model.attention.piece_kernels import choose_piece_kernel
 from vlm_sessions.model.attention.pieces import Kernel
 from vlm_sessions.model.native.library import Library, load_library
 from vlm_sessions.model.text.linear import Linear, make_linear
+from vlm_sessions.model.text.screen import Screen
 
 SHAPES = ((4096, 768), (768, 2048))
 """Gate and up of a layer, and down: ``[num_out, num_in]``."""
 ROWS = (1, 4, 8, 19, 32, 64)
+HEAD = (32_000, 768)
 QUERIES = (1, 4, 8)
 NUM_LAYERS, NUM_SESSIONS, NUM_HEADS, HEAD_DIM = 12, 8, 12, 64
 CONTEXT, SLOTS = 620, 640
@@ -85,6 +88,28 @@ def measure_products(library: Library, dtype: torch.dtype, num_rounds: int) -> l
                 )
             )
     return results
+
+
+def measure_choices(library: Library, dtype: torch.dtype, num_rounds: int) -> list[Result]:
+    """Of random weights: as near to each other as logits can be, so that many must be looked at."""
+    num_out, num_in = HEAD
+    count = -(-LEAST_BYTES // (num_out * num_in * dtype.itemsize))
+    heads = [torch.randn(num_out, num_in).to(dtype) for _ in range(count)]
+    screens = [Screen(head, library) for head in heads]
+    products = [make_linear(head, None) for head in heads]
+    return [
+        _compare(
+            f"greedy choice, {num_out} x {num_in} head",
+            dtype,
+            num_rows,
+            native=partial(_choose, screens, rows),
+            torchs=partial(_choose_of_all, products, rows),
+            read=partial(_read, heads),
+            num_rounds=num_rounds,
+        )
+        for num_rows in QUERIES
+        for rows in [torch.randn(num_rows, num_in).to(dtype)]
+    ]
 
 
 def measure_attention(library: Library, dtype: torch.dtype, num_rounds: int) -> list[Result]:
@@ -142,6 +167,16 @@ def _multiply(products: Sequence[Linear], rows: torch.Tensor) -> None:
         product(rows)
 
 
+def _choose(screens: Sequence[Screen], rows: torch.Tensor) -> None:
+    for screen in screens:
+        assert screen.greedy(rows, lambda _: None) is not None
+
+
+def _choose_of_all(products: Sequence[Linear], rows: torch.Tensor) -> None:
+    for product in products:
+        product(rows).argmax(dim=-1)
+
+
 def _attend(kernel: Kernel, queries: torch.Tensor, contexts: Sequence[torch.Tensor]) -> None:
     for keys, values in contexts:
         kernel(queries, keys, values, HEAD_DIM**-0.5, False)
@@ -176,6 +211,7 @@ def measure(library: Library, dtypes: Sequence[torch.dtype], num_rounds: int) ->
     results = []
     for dtype in dtypes:
         results += measure_products(library, dtype, num_rounds)
+        results += measure_choices(library, dtype, num_rounds)
         results += measure_attention(library, dtype, num_rounds)
     return results
 

@@ -21,8 +21,11 @@ from vlm_sessions.engine.engine import Engine
 from vlm_sessions.engine.eviction import Eviction
 from vlm_sessions.engine.limits import EngineLimits
 from vlm_sessions.engine.types import EngineInfo, Plan, StepResult
+from vlm_sessions.model.native.library import load_library
 from vlm_sessions.model.processor import make_processor
 from vlm_sessions.model.runner import ModelRunner, make_runner
+from vlm_sessions.model.text import screen
+from vlm_sessions.model.text.fused import FusedTextModel
 from vlm_sessions.processing import Processor
 
 NUM_EXAMPLES = 500
@@ -80,11 +83,22 @@ def parts(tiny_paths: dict[str, Path]) -> Iterator[Parts]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         runners = {
             "usual": make_runner(settings, path),
+            "screened": _screened(settings, path),
             "reference": make_runner(settings.model_copy(update={"kernels": "reference"}), path),
         }
         take_gpu_path(monkeypatch)
         runners["gpu"] = make_runner(settings, path)
         yield Parts(runners, make_processor(path), Judge(Reference(path)))
+
+
+def _screened(settings: Settings, path: Path) -> ModelRunner:
+    """With a screen before its head, which is far too small for one to pay."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(screen, "LEAST_BYTES", 0)
+        runner = make_runner(settings, path)
+    text = runner._text
+    assert load_library() is None or (isinstance(text, FusedTextModel) and text.num_added_bytes)
+    return runner
 
 
 @dataclass(frozen=True)
@@ -115,7 +129,7 @@ class Layout:
 
 LAYOUTS = st.builds(
     Layout,
-    kernels=st.sampled_from(["usual", "usual", "gpu", "reference"]),
+    kernels=st.sampled_from(["usual", "screened", "gpu", "reference"]),
     num_blocks=st.sampled_from([28, 48, 200]),
     num_host_blocks=st.sampled_from([0, 6, 60]),
     max_batch_tokens=st.sampled_from([16, 48, 512]),

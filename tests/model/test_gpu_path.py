@@ -29,6 +29,7 @@ from vlm_sessions.model.attention.reference import ReferenceAttention
 from vlm_sessions.model.attention.shared_prefixes import SharedPrefix, find_shared_prefixes
 from vlm_sessions.model.kv_cache import KVCache, KVShape, Layout
 from vlm_sessions.model.text.graphs import GraphedTextModel, Replay, batch_sizes
+from vlm_sessions.model.text.interface import Bar
 
 CPU = torch.device("cpu")
 SHAPE = KVShape(num_layers=2, num_kv_heads=2, head_dim=16, dtype=torch.float32)
@@ -256,6 +257,10 @@ class SumOfContext:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden
+
+    def greedy(self, hidden: torch.Tensor, bar: Bar) -> torch.Tensor:
+        bar(hidden)
+        return hidden.argmax(dim=-1)
 
 
 def test_padding_writes_to_no_block_of_anyone() -> None:

@@ -56,6 +56,18 @@ def test_a_product_is_what_it_is_by_torch_for_any_number_of_rows(
         assert difference.max() < TOLERANCE[dtype] * math.sqrt(num_in / 32)
 
 
+def test_a_product_with_a_weight_in_8_bits_is_what_it_is_by_torch(library: Library) -> None:
+    torch.manual_seed(0)
+    weight = torch.randint(-127, 128, (48, 96), dtype=torch.int8)
+    weight[0, :3] = torch.tensor([-127, 127, 0])
+    for num_rows in range(1, MAX_ROWS + 1):
+        rows = torch.randn(num_rows, 96)
+        product = library.linear_8_bits(rows, weight)
+        expected = rows.double() @ weight.double().T
+        assert product.dtype is torch.float32
+        assert ((product.double() - expected).abs() / (1 + expected.abs())).max() < 1e-3
+
+
 def test_a_product_goes_through_infinities_and_what_is_no_number(library: Library) -> None:
     weight = torch.ones(16, 32, dtype=torch.bfloat16)
     rows = torch.zeros(3, 32, dtype=torch.bfloat16)

@@ -208,7 +208,8 @@ def _config(kind: Kind, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
     }
     vision = CLIPVisionConfig if kind.vision == "clip" else SiglipVisionConfig
     text = kind.text(
-        vocab_size=len(tokenizer),
+        # As real ones: more than there are tokens, in a size that suits kernels.
+        vocab_size=-(-len(tokenizer) // 16) * 16,
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=3,

@@ -47,6 +47,8 @@ class Kernels:
     """Blocks at the end of the cache that no conversation may use."""
     kv_scales: torch.Tensor | None = None
     """Of a cache that holds other numbers than the model computes."""
+    num_added_bytes: int = 0
+    """Of what is kept beside the checkpoint's weights."""
 
 
 def choose_kernels(settings: Settings, loaded: LoadedModel) -> Kernels:
@@ -55,7 +57,12 @@ def choose_kernels(settings: Settings, loaded: LoadedModel) -> Kernels:
     text = _text_model(settings, loaded, library)
     kv_shape, kv_scales = _storage(settings, loaded, text)
     plain = Kernels(
-        text, kv_shape, Layout.HEADS_FIRST, _reference_attention(kv_shape), kv_scales=kv_scales
+        text,
+        kv_shape,
+        Layout.HEADS_FIRST,
+        _reference_attention(kv_shape),
+        kv_scales=kv_scales,
+        num_added_bytes=text.num_added_bytes if isinstance(text, FusedTextModel) else 0,
     )
     if settings.kernels == "reference":
         return plain

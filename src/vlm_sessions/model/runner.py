@@ -69,7 +69,7 @@ class ModelRunner:
         self._text = kernels.text
         self._eos_ids = loaded.eos_ids
         tower = VisionTower(loaded.model, checkpoint, device=loaded.device, dtype=loaded.dtype)
-        weights = num_bytes(loaded.model.parameters())
+        weights = num_bytes(loaded.model.parameters()) + kernels.num_added_bytes
         with torch.inference_mode():
             tower.check()
         self._features = FeatureStore()
@@ -186,8 +186,8 @@ class ModelRunner:
                 draws.append(span.draw)
         if not rows:
             return ()
-        logits = self._text.logits(hidden[to_device(rows, torch.long, self._device)])
-        tokens = self._sampler.sample(logits, draws)
+        last = hidden[to_device(rows, torch.long, self._device)]
+        tokens = self._sampler.sample_after(self._text, last, draws)
         return tuple(
             Sampled(turn_id, token, token in self._eos_ids)
             for turn_id, token in zip(turn_ids, tokens, strict=True)

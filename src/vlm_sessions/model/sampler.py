@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
+from functools import partial
 
 import torch
 
 from vlm_sessions.engine.types import Draw, Sampling
+from vlm_sessions.model.text.interface import TextModel
 from vlm_sessions.model.transfer import to_device
 
 
@@ -48,6 +50,16 @@ class Sampler:
         tokens: list[int] = self.choose(logits, draws).tolist()
         return tokens
 
+    def sample_after(
+        self, text: TextModel, hidden: torch.Tensor, draws: Sequence[Draw]
+    ) -> list[int]:
+        """``sample`` from the logits of ``hidden`` ``[num_draws, hidden_size]``, which need not all
+        be computed where the largest one is enough."""
+        if any(draw.sampling.temperature > 0 for draw in draws):
+            return self.sample(text.logits(hidden), draws)
+        tokens: list[int] = text.greedy(hidden, partial(self._bar, draws=draws)).tolist()
+        return tokens
+
     def choose(self, logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
         """One token for each draw. The host does not wait for the device.
 
@@ -59,11 +71,7 @@ class Sampler:
         Returns:
             ``[num_draws]`` int64, on the device of the logits.
         """
-        logits.index_fill_(1, self._never, float("-inf"))
-        endless = [row for row, draw in enumerate(draws) if draw.sampling.ignore_eos]
-        if endless:
-            rows = self._send(endless, torch.long)
-            logits[rows[:, None], self._eos] = float("-inf")
+        self._bar(logits, draws)
         tokens = logits.argmax(dim=-1)
         drawn = [row for row, draw in enumerate(draws) if draw.sampling.temperature > 0]
         if drawn:
@@ -74,6 +82,14 @@ class Sampler:
                 logits[rows].float(), parameters, min(max(limits), logits.shape[1])
             )
         return tokens
+
+    def _bar(self, logits: torch.Tensor, draws: Sequence[Draw]) -> None:
+        """Set what cannot be chosen to minus infinity."""
+        logits.index_fill_(1, self._never, float("-inf"))
+        endless = [row for row, draw in enumerate(draws) if draw.sampling.ignore_eos]
+        if endless:
+            rows = self._send(endless, torch.long)
+            logits[rows[:, None], self._eos] = float("-inf")
 
     def _send(self, values: Sequence[object], dtype: torch.dtype) -> torch.Tensor:
         return to_device(values, dtype, self._device)

@@ -62,7 +62,10 @@ class Library:
         if library.prepare() != 0:
             raise OSError(f"the system does not allow what {path.name} needs")
         self.name = kind(path)
-        self._functions: dict[tuple[str, torch.dtype], Callable[..., int]] = {}
+        self._functions: dict[tuple[str, torch.dtype], Callable[..., int]] = {
+            ("linear", torch.int8): library.linear_s8
+        }
+        library.linear_s8.argtypes = _SIGNATURES["linear"]
         for name, types in _SIGNATURES.items():
             for dtype, suffix in DTYPES.items():
                 function = library[f"{name}_{suffix}"]
@@ -96,12 +99,25 @@ class Library:
         Raises:
             MemoryError: for the copy of the rows that it works with.
         """
+        return self._linear(rows, weight, bias, others)
+
+    def linear_8_bits(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """``rows @ weight.T`` of float32 rows, as above, and an int8 weight: float32."""
+        return self._linear(rows, weight, None, None)
+
+    def _linear(
+        self,
+        rows: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        others: torch.Tensor | None,
+    ) -> torch.Tensor:
         rows = rows.contiguous()
         num_rows, num_in = rows.shape
         out = rows.new_empty(num_rows, len(weight))
         self._call(
             "linear",
-            rows.dtype,
+            weight.dtype,
             weight.data_ptr(),
             rows.data_ptr(),
             bias.data_ptr() if bias is not None else None,

@@ -9,19 +9,32 @@
 #else
 #define TILE_ROWS 6
 #endif
-#define TILE_OUT 4
+#define TILE_OUT 4 /* whose sums are taken together */
 #define LINE 64 /* bytes of a cache line */
+#define AHEAD (32 * 1024) /* bytes from what is read to what is asked for */
 
 #define TYPE float
+#define OUT float
 #define KIND f32
 #include "linear.h"
 #undef TYPE
+#undef OUT
 #undef KIND
 
 #define TYPE bf16
+#define OUT bf16
 #define KIND bf16
 #include "linear.h"
 #undef TYPE
+#undef OUT
+#undef KIND
+
+#define TYPE int8_t
+#define OUT float
+#define KIND s8
+#include "linear.h"
+#undef TYPE
+#undef OUT
 #undef KIND
 
 #ifdef __AMX_BF16__
@@ -48,6 +61,13 @@ int linear_bf16(const bf16 *weight, const bf16 *rows, const bf16 *bias, const bf
       arranged[r * num_in + place_bf16(i)] = widen(rows[r * num_in + i]);
   multiply_bf16(weight, arranged, bias, others, out, num_rows, num_in, num_out, num_threads);
   free(arranged);
+  return 0;
+}
+
+/* A weight in 8 bits with rows in float32. */
+int linear_s8(const int8_t *weight, const float *rows, const float *bias, const float *others,
+              float *out, long num_rows, long num_in, long num_out, int num_threads) {
+  multiply_s8(weight, rows, bias, others, out, num_rows, num_in, num_out, num_threads);
   return 0;
 }
 

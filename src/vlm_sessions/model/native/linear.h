@@ -1,74 +1,131 @@
 /* rows @ weight.T + bias + others for few rows, by whatever vectors there are. Included once for
    each KIND.
 
-     weight  [num_out, num_in]    read once, from memory
+     weight  [num_out, num_in]    of TYPE; read once, from memory
      rows    [num_rows, num_in]   small: stay in the caches, as float32 in the order of pairs
      bias    [num_out], may be NULL
      others  [num_rows, num_out], may be NULL
-     out     [num_rows, num_out]
+     out     [num_rows, num_out]; these three are of OUT
 
-   ``num_in`` is a multiple of PAIR, ``num_out`` of TILE_OUT. TILE_OUT rows of the weight at a time
-   are multiplied with all rows, TILE_ROWS at a time, while the next rows of the weight are on their
-   way: with more than one pass nothing else would ask for them. */
+   ``num_in`` is a multiple of PAIR, ``num_out`` of 2 * TILE_OUT. TILE_OUT rows of the weight at a
+   time are multiplied with all rows, at most TILE_ROWS in a pass. What comes AHEAD is asked for
+   meanwhile, a share of it in each pass: the processor does not do so by itself where numbers are
+   read more than once. */
 
-INLINE float NAME(added)(const TYPE *bias, const TYPE *others, long row, long o) {
-  return (bias ? NAME(widen)(bias[o]) : 0) + (others ? NAME(widen)(others[row + o]) : 0);
+/* Four rows of the weight's sums, to where ``out`` points at, as bias and others do. */
+INLINE void NAME(put)(quad sums, const OUT *bias, const OUT *others, OUT *out) {
+  if (bias) sums += NAME(load_quad)(bias);
+  if (others) sums += NAME(load_quad)(others);
+  NAME(store_quad)(out, sums);
 }
 
-INLINE void NAME(tile)(const TYPE *weight, const float *rows, const TYPE *bias, const TYPE *others,
-                       TYPE *out, long num_in, long num_out, const int num_rows, const char *next,
+/* ``lines`` of what ``next`` points at are asked for with each pair: known to the compiler, like
+   ``num_rows``. */
+INLINE void NAME(tile)(const TYPE *weight, const float *rows, const OUT *bias, const OUT *others,
+                       OUT *out, long num_in, long num_out, const int num_rows, const char *next,
                        const int lines) {
   vec sums[TILE_OUT][TILE_ROWS];
   UNROLL for (int o = 0; o < TILE_OUT; o++)
     UNROLL for (int r = 0; r < num_rows; r++) sums[o][r] = (vec){0};
   for (long i = 0; i < num_in; i += PAIR) {
-    for (int line = 0; line < lines; line++, next += LINE) __builtin_prefetch(next, 0, 1);
-    vec first[TILE_OUT], second[TILE_OUT];
-    UNROLL for (int o = 0; o < TILE_OUT; o++)
-      NAME(load_pair)(weight + o * num_in + i, &first[o], &second[o]);
-    UNROLL for (int r = 0; r < num_rows; r++) {
-      const vec x = load(rows + r * num_in + i), y = load(rows + r * num_in + i + LANES);
-      UNROLL for (int o = 0; o < TILE_OUT; o++) sums[o][r] += first[o] * x;
-      UNROLL for (int o = 0; o < TILE_OUT; o++) sums[o][r] += second[o] * y;
+    UNROLL for (int line = 0; line < lines; line++, next += LINE) __builtin_prefetch(next, 0, 1);
+    UNROLL for (int half = 0; half < 2; half++) { /* there are registers for the sums and one */
+      vec some[TILE_OUT];
+      UNROLL for (int o = 0; o < TILE_OUT; o++)
+        some[o] = NAME(load_half)(weight + o * num_in + i, half);
+      UNROLL for (int r = 0; r < num_rows; r++) {
+        const vec x = load(rows + r * num_in + i + half * LANES);
+        UNROLL for (int o = 0; o < TILE_OUT; o++) sums[o][r] += some[o] * x;
+      }
     }
   }
   UNROLL for (int r = 0; r < num_rows; r++)
-    UNROLL for (int o = 0; o < TILE_OUT; o++)
-      out[r * num_out + o] =
-          NAME(narrow)(sum(sums[o][r]) + NAME(added)(bias, others, r * num_out, o));
+    NAME(put)(sum_each(sums[0][r], sums[1][r], sums[2][r], sums[3][r]), bias,
+              others ? others + r * num_out : NULL, out + r * num_out);
 }
 
-static void NAME(panel)(const TYPE *weight, const float *rows, const TYPE *bias, const TYPE *others,
-                        TYPE *out, long num_rows, long num_in, long num_out) {
-  const long num_pairs = num_in / PAIR, size = TILE_OUT * num_in * sizeof(TYPE);
-  const long num_passes = (num_rows + TILE_ROWS - 1) / TILE_ROWS;
-  const long a_pair = (size / num_pairs / LINE + num_passes - 1) / num_passes;
-  const char *next = (const char *)weight + size, *end = next + size;
-  for (long r = 0; r < num_rows; r += TILE_ROWS) {
-    const float *some = rows + r * num_in;
-    TYPE *to = out + r * num_out;
-    const TYPE *from = others ? others + r * num_out : NULL;
-    const int lines = next < end ? (int)(a_pair ? a_pair : 1) : 0;
-    switch (num_rows - r) {
-      case 1: NAME(tile)(weight, some, bias, from, to, num_in, num_out, 1, next, lines); break;
+INLINE void NAME(pass)(const TYPE *weight, const float *rows, const OUT *bias, const OUT *others,
+                       OUT *out, long num_rows, long num_in, long num_out, const char *next,
+                       const int lines) {
+#define CASE(n)                                                                          \
+  case n:                                                                                \
+    NAME(tile)(weight, rows, bias, others, out, num_in, num_out, n, next, lines); \
+    break;
+  switch (num_rows) {
+    CASE(1)
+    CASE(2)
 #if TILE_ROWS > 2
-      case 2: NAME(tile)(weight, some, bias, from, to, num_in, num_out, 2, next, lines); break;
-      case 3: NAME(tile)(weight, some, bias, from, to, num_in, num_out, 3, next, lines); break;
-      case 4: NAME(tile)(weight, some, bias, from, to, num_in, num_out, 4, next, lines); break;
-      case 5: NAME(tile)(weight, some, bias, from, to, num_in, num_out, 5, next, lines); break;
+    CASE(3)
+    CASE(4)
+    CASE(5)
+    CASE(6)
 #endif
-      default: NAME(tile)(weight, some, bias, from, to, num_in, num_out, TILE_ROWS, next, lines);
-    }
-    next += lines * num_pairs * LINE;
+  }
+#undef CASE
+}
+
+static void NAME(panel)(const TYPE *weight, const float *rows, const OUT *bias, const OUT *others,
+                        OUT *out, long num_rows, long num_in, long num_out) {
+  enum {
+    ALL = (TILE_OUT * PAIR * sizeof(TYPE) + LINE - 1) / LINE,
+    HALF = (ALL + 1) / 2,
+    QUARTER = (ALL + 3) / 4,
+  };
+  const long num_passes = (num_rows + TILE_ROWS - 1) / TILE_ROWS;
+  const int lines = num_passes == 1 ? ALL : num_passes == 2 ? HALF : QUARTER;
+  const char *next = (const char *)weight + AHEAD, *end = next + TILE_OUT * num_in * sizeof(TYPE);
+  for (long r = 0, pass = 0; pass < num_passes; pass++) {
+    const float *some = rows + r * num_in;
+    const OUT *from = others ? others + r * num_out : NULL;
+    OUT *to = out + r * num_out;
+    const long num_some = (num_rows - r) / (num_passes - pass);
+#define PASS(lines) NAME(pass)(weight, some, bias, from, to, num_some, num_in, num_out, next, lines)
+    if (next >= end)
+      PASS(0);
+    else if (num_passes == 1)
+      PASS(ALL);
+    else if (num_passes == 2)
+      PASS(HALF);
+    else
+      PASS(QUARTER);
+#undef PASS
+    next += lines * (num_in / PAIR) * LINE;
+    r += num_some;
   }
 }
 
+/* One row, with so many rows of the weight beside each other that what the processor asks for by
+   itself is as fast as its memory: with prefetches of ours it is slower. Of float32; narrower
+   numbers' rows end before it has found out. */
+INLINE void NAME(column)(const TYPE *weight, const float *row, const OUT *bias, const OUT *others,
+                         OUT *out, long num_in) {
+  vec sums[2 * TILE_OUT] = {0};
+  for (long i = 0; i < num_in; i += PAIR) {
+    const vec x = load(row + i), y = load(row + i + LANES);
+    UNROLL for (int o = 0; o < 2 * TILE_OUT; o++) {
+      sums[o] += NAME(load_half)(weight + o * num_in + i, 0) * x;
+      sums[o] += NAME(load_half)(weight + o * num_in + i, 1) * y;
+    }
+  }
+  UNROLL for (int o = 0; o < 2 * TILE_OUT; o += TILE_OUT)
+    NAME(put)(sum_each(sums[o], sums[o + 1], sums[o + 2], sums[o + 3]), bias ? bias + o : NULL,
+              others ? others + o : NULL, out + o);
+}
+
 /* ``rows`` as float32, arranged. */
-static void NAME(multiply)(const TYPE *weight, const float *rows, const TYPE *bias,
-                           const TYPE *others, TYPE *out, long num_rows, long num_in, long num_out,
+static void NAME(multiply)(const TYPE *weight, const float *rows, const OUT *bias,
+                           const OUT *others, OUT *out, long num_rows, long num_in, long num_out,
                            int num_threads) {
 #pragma omp parallel for num_threads(num_threads) schedule(static)
-  for (long o = 0; o < num_out; o += TILE_OUT)
-    NAME(panel)(weight + o * num_in, rows, bias ? bias + o : NULL, others ? others + o : NULL,
-                out + o, num_rows, num_in, num_out);
+  for (long o = 0; o < num_out; o += 2 * TILE_OUT) {
+    const TYPE *some = weight + o * num_in;
+    const OUT *with = bias ? bias + o : NULL, *from = others ? others + o : NULL;
+    if (sizeof(TYPE) == sizeof(float) && num_rows == 1) {
+      NAME(column)(some, rows, with, from, out + o, num_in);
+      continue;
+    }
+    for (int half = 0; half < 2 * TILE_OUT; half += TILE_OUT)
+      NAME(panel)(some + half * num_in, rows, with ? with + half : NULL, from ? from + half : NULL,
+                  out + o + half, num_rows, num_in, num_out);
+  }
 }

@@ -10,6 +10,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -26,7 +29,15 @@
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+typedef float quad __attribute__((vector_size(16)));
+typedef int32_t quad_ints __attribute__((vector_size(16)));
 typedef uint16_t bf16;
+
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (quad_ints){__VA_ARGS__})
+#endif
 
 /* NAME(f) is f_f32 or f_bf16 in a file that is included once for each KIND, for numbers of TYPE. */
 #define JOIN_(a, b) a##_##b
@@ -43,12 +54,25 @@ INLINE vec load(const float *from) {
 
 INLINE void store(float *to, vec v) { memcpy(to, &v, sizeof v); }
 
-INLINE float sum(vec v) {
-  typedef float quad __attribute__((vector_size(16)));
+/* The sum of each quarter's numbers of the same place. */
+INLINE quad fold(vec v) {
   quad parts[LANES / 4];
   memcpy(parts, &v, sizeof v);
   for (int i = 1; i < LANES / 4; i++) parts[0] += parts[i];
-  return (parts[0][0] + parts[0][1]) + (parts[0][2] + parts[0][3]);
+  return parts[0];
+}
+
+INLINE float sum(vec v) {
+  const quad folded = fold(v);
+  return (folded[0] + folded[1]) + (folded[2] + folded[3]);
+}
+
+/* The sums of four vectors. */
+INLINE quad sum_each(vec a, vec b, vec c, vec d) {
+  const quad w = fold(a), x = fold(b), y = fold(c), z = fold(d);
+  const quad first = SHUFFLE(w, x, 0, 4, 1, 5) + SHUFFLE(w, x, 2, 6, 3, 7);
+  const quad second = SHUFFLE(y, z, 0, 4, 1, 5) + SHUFFLE(y, z, 2, 6, 3, 7);
+  return SHUFFLE(first, second, 0, 1, 4, 5) + SHUFFLE(first, second, 2, 3, 6, 7);
 }
 
 INLINE float widen(bf16 number) {
@@ -79,6 +103,33 @@ INLINE void load_pair_bf16(const bf16 *from, vec *first, vec *second) {
   BITCAST(*second, odd);
 }
 
+/* The first or the second vector of a pair; ``half`` is known to the compiler. */
+INLINE vec load_half_f32(const float *from, const int half) { return load(from + half * LANES); }
+
+INLINE vec load_half_bf16(const bf16 *from, const int half) {
+  bits both;
+  vec v;
+  memcpy(&both, from, sizeof both);
+  both = half ? both & 0xffff0000u : both << 16;
+  BITCAST(v, both);
+  return v;
+}
+
+/* By intrinsics: GCC 12 takes numbers of 8 bits one by one otherwise. */
+INLINE vec load_half_s8(const int8_t *from, const int half) {
+  ints wide;
+#if defined(__AVX512F__)
+  const __m512i widened = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(from + half * LANES)));
+  BITCAST(wide, widened);
+#elif defined(__AVX2__)
+  const __m256i widened = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(from + half * LANES)));
+  BITCAST(wide, widened);
+#else
+  for (int i = 0; i < LANES; i++) wide[i] = from[half * LANES + i];
+#endif
+  return __builtin_convertvector(wide, vec);
+}
+
 /* Where the number at ``index`` of a row stands when the row is arranged as pairs are read. */
 INLINE long place_f32(long index) { return index; }
 INLINE long place_bf16(long index) {
@@ -89,5 +140,20 @@ INLINE float widen_f32(float number) { return number; }
 INLINE float widen_bf16(bf16 number) { return widen(number); }
 INLINE float narrow_f32(float number) { return number; }
 INLINE bf16 narrow_bf16(float number) { return narrow(number); }
+
+INLINE quad load_quad_f32(const float *from) {
+  quad v;
+  memcpy(&v, from, sizeof v);
+  return v;
+}
+INLINE void store_quad_f32(float *to, quad v) { memcpy(to, &v, sizeof v); }
+INLINE quad load_quad_bf16(const bf16 *from) {
+  return (quad){widen(from[0]), widen(from[1]), widen(from[2]), widen(from[3])};
+}
+INLINE void store_quad_bf16(bf16 *to, quad v) {
+  for (int i = 0; i < 4; i++) to[i] = narrow(v[i]);
+}
+INLINE quad load_quad_s8(const float *from) { return load_quad_f32(from); }
+INLINE void store_quad_s8(float *to, quad v) { store_quad_f32(to, v); }
 
 #endif

@@ -21,9 +21,11 @@ import torch
 from torch.nn import functional
 
 from vlm_sessions.model.attention.interface import AttentionStep
-from vlm_sessions.model.native.library import Library
+from vlm_sessions.model.native.library import MAX_ROWS, Library
+from vlm_sessions.model.text.interface import Bar
 from vlm_sessions.model.text.linear import Linear, make_linear
 from vlm_sessions.model.text.operations import Operations, Rotation, choose_operations
+from vlm_sessions.model.text.screen import make_screen
 
 LAYER_PARAMETERS = frozenset(
     {
@@ -93,6 +95,12 @@ class FusedTextModel:
         self._eps = text.rms_norm_eps
         head = model.get_output_embeddings()
         self._lm_head = make_linear(head.weight, head.bias, library)
+        self._screen = make_screen(head.weight, head.bias, library)
+
+    @property
+    def num_added_bytes(self) -> int:
+        """Beside the checkpoint's weights."""
+        return 0 if self._screen is None else self._screen.num_bytes
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return functional.embedding(tokens, self._embedding)
@@ -106,6 +114,15 @@ class FusedTextModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._lm_head(hidden)
+
+    def greedy(self, hidden: torch.Tensor, bar: Bar) -> torch.Tensor:
+        if self._screen is not None and len(hidden) <= MAX_ROWS:
+            tokens = self._screen.greedy(hidden, bar)
+            if tokens is not None:
+                return tokens
+        logits = self.logits(hidden)
+        bar(logits)
+        return logits.argmax(dim=-1)
 
     def _rotate(self, embeds: torch.Tensor, positions: torch.Tensor) -> Rotation:
         """By transformers' own module, so that every scaling of positions is as it should be."""

@@ -20,7 +20,7 @@ import torch
 from vlm_sessions.model.attention.interface import AttentionStep
 from vlm_sessions.model.attention.paged import PagedStep, SharedCall
 from vlm_sessions.model.attention.paged_call import PagedCall
-from vlm_sessions.model.text.interface import TextModel
+from vlm_sessions.model.text.interface import Bar, TextModel
 
 _log = logging.getLogger(__name__)
 NUM_SCRATCH_BLOCKS = 1
@@ -64,6 +64,9 @@ class GraphedTextModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._inner.logits(hidden)
+
+    def greedy(self, hidden: torch.Tensor, bar: Bar) -> torch.Tensor:
+        return self._inner.greedy(hidden, bar)
 
     def forward(self, embeds: torch.Tensor, step: AttentionStep) -> torch.Tensor:
         if not (self._works and isinstance(step, PagedStep) and self._is_replayed(step)):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
 from vlm_sessions.model.attention.interface import AttentionStep
+
+Bar = Callable[[torch.Tensor], None]
+"""Sets what may not be chosen to minus infinity, in scores ``[num_rows, vocab_size]``."""
 
 
 class TextModel(Protocol):
@@ -37,4 +41,9 @@ class TextModel(Protocol):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """``[num_rows, vocab_size]`` of ``hidden`` ``[num_rows, hidden_size]``, in its dtype."""
+        ...
+
+    def greedy(self, hidden: torch.Tensor, bar: Bar) -> torch.Tensor:
+        """``[num_rows]`` int64: the tokens of the largest logits that ``bar`` leaves, the first of
+        equal ones. On the device, which the host does not wait for if it is a GPU."""
         ...

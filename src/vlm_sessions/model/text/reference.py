@@ -15,6 +15,7 @@ import torch
 from transformers import AttentionInterface
 
 from vlm_sessions.model.attention.interface import AttentionStep
+from vlm_sessions.model.text.interface import Bar
 
 NAME = "vlm_sessions_paged"
 
@@ -51,6 +52,11 @@ class ReferenceTextModel:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self._lm_head(hidden)
         return logits
+
+    def greedy(self, hidden: torch.Tensor, bar: Bar) -> torch.Tensor:
+        logits = self.logits(hidden)
+        bar(logits)
+        return logits.argmax(dim=-1)
 
 
 def _paged_attention(
