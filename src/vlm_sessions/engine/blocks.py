@@ -97,6 +97,10 @@ class BlockPool:
         return len(self._blank) + self._kept.num_cached
 
     @property
+    def num_blank(self) -> int:
+        return len(self._blank)
+
+    @property
     def num_in_use(self) -> int:
         return self.num_blocks - self.num_available
 

@@ -139,4 +139,15 @@ class Planner:
             else:
                 self._reports.num_preemptions += 1
                 self._turns.preempt(self._turns.last_running())
+        self._reserve_ahead(sequence)
         return True
+
+    def _reserve_ahead(self, sequence: Sequence) -> None:
+        """The block that the token to be drawn will need, if nobody loses one by it: then a runner
+        knows all of the next step before that token."""
+        is_full = sequence.num_tokens == len(sequence.blocks) * self._caches.pool.block_size
+        is_last = sequence.num_output + 1 >= sequence.turn.sampling.max_new_tokens
+        if is_full and not is_last and self._caches.pool.num_blank:
+            reservation = self._caches.pool.try_reserve(Match(), 1, after=sequence.blocks[-1])
+            assert reservation is not None
+            sequence.blocks += reservation.blocks

@@ -47,6 +47,8 @@ class Kernels:
     """Blocks at the end of the cache that no conversation may use."""
     kv_scales: torch.Tensor | None = None
     """Of a cache that holds other numbers than the model computes."""
+    is_asynchronous: bool = False
+    """Whether the device computes while the host goes on."""
     num_added_bytes: int = 0
     """Of what is kept beside the checkpoint's weights."""
 
@@ -136,6 +138,7 @@ def paged_kernels(
         kv_layout=Layout.TOKENS_FIRST,
         make_attention=lambda cache: PagedAttention(cache, kernel, scale=scale),
         num_scratch_blocks=0 if capture is None else NUM_SCRATCH_BLOCKS,
+        is_asynchronous=True,
     )
 
 

@@ -28,6 +28,7 @@ from vlm_sessions.model.kernels import choose_kernels
 from vlm_sessions.model.kv_cache import KVCache
 from vlm_sessions.model.largest_step import largest_step
 from vlm_sessions.model.loader import LoadedModel, choose_device, choose_dtype, load_model
+from vlm_sessions.model.lookahead import Lookahead
 from vlm_sessions.model.memory import num_bytes, plan_memory
 from vlm_sessions.model.sampler import Sampler
 from vlm_sessions.model.threads import choose_num_threads
@@ -99,6 +100,9 @@ class ModelRunner:
             scales=kernels.kv_scales,
         )
         self._attention = kernels.make_attention(self._cache)
+        self._lookahead = (
+            Lookahead(self._attention, settings.block_size) if kernels.is_asynchronous else None
+        )
         block_bytes = settings.block_size * kernels.kv_shape.bytes_per_token
         kv_budget = host_budget(settings.host_kv_mb, loaded.device, share=KV_SHARE, most=KV_MOST)
         num_host_blocks = kv_budget // block_bytes
@@ -158,6 +162,9 @@ class ModelRunner:
 
     def _forward(self, spans: Sequence[TokenSpan]) -> torch.Tensor:
         """Compute all spans in one row. Returns hidden states ``[num_tokens, hidden_size]``."""
+        prepared = self._lookahead.take(spans) if self._lookahead else None
+        if prepared is not None:
+            return self._text.forward(self._text.embed(prepared.tokens), prepared.step)
         tokens = [token for span in spans for token in span.tokens]
         embeds = self._text.embed(to_device(tokens, torch.long, self._device))
         self._place_images(spans, embeds)
@@ -187,8 +194,12 @@ class ModelRunner:
         if not rows:
             return ()
         last = hidden[to_device(rows, torch.long, self._device)]
-        tokens = self._sampler.sample_after(self._text, last, draws)
+        tokens = self._sampler.choose_after(self._text, last, draws)
+        if self._lookahead:
+            self._lookahead.prepare(spans, tokens)
         return tuple(
             Sampled(turn_id, token, token in self._eos_ids)
-            for turn_id, token in zip(turn_ids, tokens, strict=True)
+            for turn_id, token in zip(
+                turn_ids, tokens.tolist(), strict=True
+            )  # waits for the device
         )

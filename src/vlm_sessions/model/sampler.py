@@ -50,15 +50,14 @@ class Sampler:
         tokens: list[int] = self.choose(logits, draws).tolist()
         return tokens
 
-    def sample_after(
+    def choose_after(
         self, text: TextModel, hidden: torch.Tensor, draws: Sequence[Draw]
-    ) -> list[int]:
-        """``sample`` from the logits of ``hidden`` ``[num_draws, hidden_size]``, which need not all
+    ) -> torch.Tensor:
+        """``choose`` from the logits of ``hidden`` ``[num_draws, hidden_size]``, which need not all
         be computed where the largest one is enough."""
         if any(draw.sampling.temperature > 0 for draw in draws):
-            return self.sample(text.logits(hidden), draws)
-        tokens: list[int] = text.greedy(hidden, partial(self._bar, draws=draws)).tolist()
-        return tokens
+            return self.choose(text.logits(hidden), draws)
+        return text.greedy(hidden, partial(self._bar, draws=draws))
 
     def choose(self, logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
         """One token for each draw. The host does not wait for the device.

@@ -6,6 +6,8 @@
 #include "functions.h"
 
 #define CHUNK 64
+#define LONG_CHUNK 512 /* of keys, for few queries */
+#define STREAMS 4      /* that memory is read in beside each other */
 #define GROUP 4
 #define MAX_DIM 256
 #define LINE 64 /* bytes of a cache line */
@@ -112,16 +114,19 @@ INLINE float weigh(float *scores, int size, long num_seen, struct state *state) 
 #include "attend_many.h"
 
 #define TYPE float
+#define NARROW 0
 #define KIND f32
 #define MANY add_many
 #define MIN_MANY (LANES / 2 + 1) /* with fewer, most of a vector would be idle */
 #include "attend.h"
 #undef TYPE
+#undef NARROW
 #undef KIND
 #undef MANY
 #undef MIN_MANY
 
 #define TYPE bf16
+#define NARROW 1
 #define KIND bf16
 #ifdef __AMX_BF16__
 #include "attend_tiles.h"

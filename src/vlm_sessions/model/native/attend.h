@@ -4,36 +4,75 @@
    it, and the weighted values (Milakov and Gimelshein, arXiv:1805.02867; Dao et al., arXiv:2205.14135).
    All of it is float32, so parts of a context may come in any order and lie anywhere.
 
-   Up to GROUP queries at a time read CHUNK keys and then as many values. While keys are read their
-   values are on their way, and then the next keys. MANY queries go another way (attend_many.h,
-   attend_tiles.h). */
+   Up to GROUP queries at a time read up to LONG_CHUNK keys and then as many values, in STREAMS parts
+   beside each other: that is what the processor's own prefetching is fastest with. Of numbers that
+   are NARROW, whose runs end before it has found out, values are asked for while their keys are
+   read, and then the next keys. MANY queries go another way (attend_many.h, attend_tiles.h). */
+
+/* Scores [GROUP][LONG_CHUNK] of ``size`` keys. */
+INLINE void NAME(score)(const struct state *states, const TYPE *keys, const TYPE *values,
+                        float (*scores)[LONG_CHUNK], const int size, const int dim,
+                        const int num_queries) {
+  const int each = size / STREAMS;
+  for (int k = 0; k < each; k++) {
+    if (NARROW) prefetch(values + k * STREAMS * dim, STREAMS * dim * sizeof(TYPE));
+    vec sums[GROUP][STREAMS];
+    UNROLL for (int q = 0; q < num_queries; q++)
+      UNROLL for (int s = 0; s < STREAMS; s++) sums[q][s] = (vec){0};
+    UNROLL_PAIRS for (int p = 0; p < dim; p += PAIR)
+      UNROLL for (int s = 0; s < STREAMS; s++) {
+        vec first, second;
+        NAME(load_pair)(keys + (s * each + k) * dim + p, &first, &second);
+        UNROLL for (int q = 0; q < num_queries; q++) {
+          sums[q][s] += first * load(states[q].query + p);
+          sums[q][s] += second * load(states[q].query + p + LANES);
+        }
+      }
+    UNROLL for (int q = 0; q < num_queries; q++) {
+      const quad four = sum_each(sums[q][0], sums[q][1], sums[q][2], sums[q][3]);
+      UNROLL for (int s = 0; s < STREAMS; s++) scores[q][s * each + k] = four[s];
+    }
+  }
+  for (int k = each * STREAMS; k < size; k++)
+    UNROLL for (int q = 0; q < num_queries; q++) {
+      vec score = {0};
+      for (int p = 0; p < dim; p += PAIR) {
+        vec first, second;
+        NAME(load_pair)(keys + k * dim + p, &first, &second);
+        score += first * load(states[q].query + p);
+        score += second * load(states[q].query + p + LANES);
+      }
+      scores[q][k] = sum(score);
+    }
+}
+
+/* One value, weighted, to what was added up. */
+INLINE void NAME(add_value)(vec (*sums)[MAX_DIM / LANES], const TYPE *value,
+                            float (*weights)[LONG_CHUNK], const int k, const int dim,
+                            const int num_queries) {
+  UNROLL_PAIRS for (int p = 0; p < dim / PAIR; p++) {
+    vec first, second;
+    NAME(load_pair)(value + p * PAIR, &first, &second);
+    UNROLL for (int q = 0; q < num_queries; q++) {
+      sums[q][2 * p] += first * weights[q][k];
+      sums[q][2 * p + 1] += second * weights[q][k];
+    }
+  }
+}
 
 INLINE void NAME(add_run)(struct state *states, const TYPE *keys, const TYPE *values,
                           const long *visible, const struct next *next, const int dim,
                           const int num_queries) {
-  const int num_pairs = dim / PAIR;
-  float scores[GROUP][CHUNK];
+  float scores[GROUP][LONG_CHUNK];
+  const long row = dim * sizeof(TYPE);
   long length = 0;
   for (int q = 0; q < num_queries; q++) length = visible[q] > length ? visible[q] : length;
-  const long row = dim * sizeof(TYPE);
-  for (long start = 0; start < length; start += CHUNK) {
-    const int size = length - start < CHUNK ? (int)(length - start) : CHUNK;
+  for (long start = 0; start < length; start += LONG_CHUNK) {
+    const int size = length - start < LONG_CHUNK ? (int)(length - start) : LONG_CHUNK;
+    const int each = size / STREAMS;
+    const long num_later = (length - start - LONG_CHUNK) * row;
     const TYPE *key = keys + start * dim, *value = values + start * dim;
-    const long num_later = (length - start - CHUNK) * row;
-    for (int k = 0; k < size; k++) {
-      prefetch(value + k * dim, row);
-      vec score[GROUP];
-      UNROLL for (int q = 0; q < num_queries; q++) score[q] = (vec){0};
-      UNROLL_PAIRS for (int p = 0; p < num_pairs; p++) {
-        vec first, second;
-        NAME(load_pair)(key + k * dim + p * PAIR, &first, &second);
-        UNROLL for (int q = 0; q < num_queries; q++) {
-          score[q] += first * load(states[q].query + p * PAIR);
-          score[q] += second * load(states[q].query + p * PAIR + LANES);
-        }
-      }
-      UNROLL for (int q = 0; q < num_queries; q++) scores[q][k] = sum(score[q]);
-    }
+    NAME(score)(states, key, value, scores, size, dim, num_queries);
     for (int q = 0; q < num_queries; q++) {
       const float rescale = weigh(scores[q], size, visible[q] - start, &states[q]);
       for (int d = 0; d < dim; d += LANES)
@@ -41,20 +80,17 @@ INLINE void NAME(add_run)(struct state *states, const TYPE *keys, const TYPE *va
     }
     vec sums[GROUP][MAX_DIM / LANES];
     UNROLL for (int q = 0; q < num_queries; q++)
-      for (int p = 0; p < 2 * num_pairs; p++) sums[q][p] = load(states[q].values + p * LANES);
-    for (int k = 0; k < size; k++) {
-      prefetch_keys(key + CHUNK * dim, num_later, next, k * row, row);
-      UNROLL_PAIRS for (int p = 0; p < num_pairs; p++) {
-        vec first, second;
-        NAME(load_pair)(value + k * dim + p * PAIR, &first, &second);
-        UNROLL for (int q = 0; q < num_queries; q++) {
-          sums[q][2 * p] += first * scores[q][k];
-          sums[q][2 * p + 1] += second * scores[q][k];
-        }
-      }
+      for (int p = 0; p < dim / LANES; p++) sums[q][p] = load(states[q].values + p * LANES);
+    for (int k = 0; k < each; k++) {
+      if (NARROW)
+        prefetch_keys(key + LONG_CHUNK * dim, num_later, next, k * STREAMS * row, STREAMS * row);
+      UNROLL for (int s = 0; s < STREAMS; s++)
+        NAME(add_value)(sums, value + (s * each + k) * dim, scores, s * each + k, dim, num_queries);
     }
+    for (int k = each * STREAMS; k < size; k++)
+      NAME(add_value)(sums, value + k * dim, scores, k, dim, num_queries);
     UNROLL for (int q = 0; q < num_queries; q++)
-      for (int p = 0; p < 2 * num_pairs; p++) store(states[q].values + p * LANES, sums[q][p]);
+      for (int p = 0; p < dim / LANES; p++) store(states[q].values + p * LANES, sums[q][p]);
   }
 }
 
