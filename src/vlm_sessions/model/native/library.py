@@ -114,7 +114,8 @@ class Library:
     ) -> torch.Tensor:
         rows = rows.contiguous()
         num_rows, num_in = rows.shape
-        out = rows.new_empty(num_rows, len(weight))
+        num_out = weight.shape[0]  # a tensor's len() is Python code of its own, and slow
+        out = rows.new_empty(num_rows, num_out)
         self._call(
             "linear",
             weight.dtype,
@@ -125,7 +126,7 @@ class Library:
             out.data_ptr(),
             num_rows,
             num_in,
-            len(weight),
+            num_out,
             torch.get_num_threads(),
         )
         return out

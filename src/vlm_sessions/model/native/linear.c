@@ -12,6 +12,8 @@
 #define TILE_OUT 4 /* whose sums are taken together */
 #define LINE 64 /* bytes of a cache line */
 #define AHEAD (32 * 1024) /* bytes from what is read to what is asked for */
+#define STREAMS 8         /* with one row */
+#define SOON 1024         /* like AHEAD, with one row */
 
 #define TYPE float
 #define OUT float

@@ -7,10 +7,10 @@
      others  [num_rows, num_out], may be NULL
      out     [num_rows, num_out]; these three are of OUT
 
-   ``num_in`` is a multiple of PAIR, ``num_out`` of 2 * TILE_OUT. TILE_OUT rows of the weight at a
-   time are multiplied with all rows, at most TILE_ROWS in a pass. What comes AHEAD is asked for
+   ``num_in`` is a multiple of PAIR, ``num_out`` of TILE_OUT and STREAMS. TILE_OUT rows of the weight
+   at a time are multiplied with all rows, at most TILE_ROWS in a pass. What comes AHEAD is asked for
    meanwhile, a share of it in each pass: the processor does not do so by itself where numbers are
-   read more than once. */
+   read more than once. One row goes another way. */
 
 /* Four rows of the weight's sums, to where ``out`` points at, as bias and others do. */
 INLINE void NAME(put)(quad sums, const OUT *bias, const OUT *others, OUT *out) {
@@ -94,38 +94,57 @@ static void NAME(panel)(const TYPE *weight, const float *rows, const OUT *bias, 
   }
 }
 
-/* One row, with so many rows of the weight beside each other that what the processor asks for by
-   itself is as fast as its memory: with prefetches of ours it is slower. Of float32; narrower
-   numbers' rows end before it has found out. */
-INLINE void NAME(column)(const TYPE *weight, const float *row, const OUT *bias, const OUT *others,
-                         OUT *out, long num_in) {
-  vec sums[2 * TILE_OUT] = {0};
-  for (long i = 0; i < num_in; i += PAIR) {
-    const vec x = load(row + i), y = load(row + i + LANES);
-    UNROLL for (int o = 0; o < 2 * TILE_OUT; o++) {
-      sums[o] += NAME(load_half)(weight + o * num_in + i, 0) * x;
-      sums[o] += NAME(load_half)(weight + o * num_in + i, 1) * y;
+/* One row with ``STREAMS * count`` rows of the weight, as STREAMS parts beside each other, each of
+   which is read from one end to the other: memory is fastest so. */
+static void NAME(streams)(const TYPE *weight, const float *row, const OUT *bias, const OUT *others,
+                          OUT *out, long num_in, long count) {
+  const long apart = count * num_in;
+  for (long o = 0; o < count; o++, weight += num_in) {
+    vec sums[STREAMS];
+    UNROLL for (int s = 0; s < STREAMS; s++) sums[s] = (vec){0};
+    for (long i = 0; i < num_in; i += PAIR) {
+      const vec x = load(row + i), y = load(row + i + LANES);
+      UNROLL for (int s = 0; s < STREAMS; s++) {
+        const TYPE *some = weight + s * apart + i;
+        for (int at = 0; at < (int)(PAIR * sizeof(TYPE)); at += LINE)
+          __builtin_prefetch((const char *)some + SOON + at, 0, 3);
+        sums[s] += NAME(load_half)(some, 0) * x;
+        sums[s] += NAME(load_half)(some, 1) * y;
+      }
+    }
+    UNROLL for (int s = 0; s < STREAMS; s++) {
+      const long at = s * count + o;
+      float total = sum(sums[s]);
+      if (bias) total += NAME(widen)(bias[at]);
+      if (others) total += NAME(widen)(others[at]);
+      out[at] = NAME(narrow)(total);
     }
   }
-  UNROLL for (int o = 0; o < 2 * TILE_OUT; o += TILE_OUT)
-    NAME(put)(sum_each(sums[o], sums[o + 1], sums[o + 2], sums[o + 3]), bias ? bias + o : NULL,
-              others ? others + o : NULL, out + o);
+}
+
+static void NAME(multiply_one)(const TYPE *weight, const float *row, const OUT *bias,
+                               const OUT *others, OUT *out, long num_in, long num_out,
+                               int num_threads) {
+  const long count = num_out / STREAMS;
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+  for (long t = 0; t < num_threads; t++) {
+    const long first = t * count / num_threads, end = (t + 1) * count / num_threads;
+    const long o = first * STREAMS;
+    NAME(streams)(weight + o * num_in, row, bias ? bias + o : NULL, others ? others + o : NULL,
+                  out + o, num_in, end - first);
+  }
 }
 
 /* ``rows`` as float32, arranged. */
 static void NAME(multiply)(const TYPE *weight, const float *rows, const OUT *bias,
                            const OUT *others, OUT *out, long num_rows, long num_in, long num_out,
                            int num_threads) {
-#pragma omp parallel for num_threads(num_threads) schedule(static)
-  for (long o = 0; o < num_out; o += 2 * TILE_OUT) {
-    const TYPE *some = weight + o * num_in;
-    const OUT *with = bias ? bias + o : NULL, *from = others ? others + o : NULL;
-    if (sizeof(TYPE) == sizeof(float) && num_rows == 1) {
-      NAME(column)(some, rows, with, from, out + o, num_in);
-      continue;
-    }
-    for (int half = 0; half < 2 * TILE_OUT; half += TILE_OUT)
-      NAME(panel)(some + half * num_in, rows, with ? with + half : NULL, from ? from + half : NULL,
-                  out + o + half, num_rows, num_in, num_out);
+  if (num_rows == 1) {
+    NAME(multiply_one)(weight, rows, bias, others, out, num_in, num_out, num_threads);
+    return;
   }
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+  for (long o = 0; o < num_out; o += TILE_OUT)
+    NAME(panel)(weight + o * num_in, rows, bias ? bias + o : NULL, others ? others + o : NULL,
+                out + o, num_rows, num_in, num_out);
 }

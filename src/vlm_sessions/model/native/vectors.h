@@ -137,8 +137,10 @@ INLINE long place_bf16(long index) {
 }
 
 INLINE float widen_f32(float number) { return number; }
+INLINE float widen_s8(float number) { return number; }
 INLINE float widen_bf16(bf16 number) { return widen(number); }
 INLINE float narrow_f32(float number) { return number; }
+INLINE float narrow_s8(float number) { return number; }
 INLINE bf16 narrow_bf16(float number) { return narrow(number); }
 
 INLINE quad load_quad_f32(const float *from) {

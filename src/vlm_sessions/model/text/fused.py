@@ -181,7 +181,7 @@ class _Layer:
     ) -> torch.Tensor:
         """``[num_tokens, num_heads * head_dim]``."""
         num_queries = self._heads.num_queries
-        heads = self._qkv(normed).view(len(normed), -1, self._heads.dim)
+        heads = self._qkv(normed).view(normed.shape[0], -1, self._heads.dim)
         turned = heads[:, : num_queries + self._heads.num_keys]
         if self._head_norm is not None:
             normed_heads = functional.rms_norm(turned, turned.shape[-1:], None, self._eps)

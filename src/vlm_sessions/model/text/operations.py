@@ -68,23 +68,23 @@ class NativeOperations:
         self._torch = TorchOperations()
 
     def norm(self, hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        if len(hidden) > MAX_ROWS:
+        if hidden.shape[0] > MAX_ROWS:
             return self._torch.norm(hidden, weight, eps)
         return self._library.norm(hidden, weight, eps)
 
     def rotation(self, cos: torch.Tensor, sin: torch.Tensor) -> Rotation:
-        if len(cos) > MAX_ROWS:
+        if cos.shape[0] > MAX_ROWS:
             return self._torch.rotation(cos, sin)
         return Rotation(cos.float().contiguous(), sin.float().contiguous())
 
     def rotate_(self, heads: torch.Tensor, rotation: Rotation) -> None:
-        if len(heads) > MAX_ROWS:
+        if heads.shape[0] > MAX_ROWS:
             self._torch.rotate_(heads, rotation)
         else:
             self._library.rotate_(heads, rotation.cos, rotation.sin)
 
     def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
-        if len(gate_up) > MAX_ROWS:
+        if gate_up.shape[0] > MAX_ROWS:
             return self._torch.gate(gate_up)
         return self._library.gate(gate_up)
 
