@@ -3,10 +3,13 @@ fairness and eviction."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bench.publish.kept import Kept
 from bench.publish.markdown import number, paragraph, plot, section, spread, table
+
+_WHY_AHEAD = "decisions/0025-peers.md#where-a-peer-is-ahead"
 
 
 def levels(kept: Kept) -> str:
@@ -56,6 +59,8 @@ def peers(kept: Kept) -> str:
             table(("", "first TTFT, ms", "follow-up TTFT, ms", "TPOT, ms", "tokens/s, 8"), rows),
             table(("ratio", "median", "goal", ""), ratios),
         ]
+        if ahead := _ahead(comparison["ratios"]):
+            parts.append(paragraph(f"""Ahead of us: {"; ".join(ahead)}. [Why]({_WHY_AHEAD})."""))
         parts += [
             paragraph(f"{peer['name']}: {peer['note']}.")
             for peer in comparison["peers"]
@@ -66,6 +71,17 @@ def peers(kept: Kept) -> str:
             for absent in comparison["absent"]
         ]
     return section("Beside others", *parts)
+
+
+def _ahead(ratios: Sequence[Mapping[str, Any]]) -> list[str]:
+    """In what a peer is better than we are, by the medians: more tokens a second, or less time."""
+    found = []
+    for each in ratios:
+        median = each["spreads"]["cpu"]["median"]
+        more_is_better = each["name"].endswith(("at once", "decoding"))
+        if each["name"].startswith("ours / ") and (median < 1 if more_is_better else median > 1):
+            found.append(f"{each['name'].removeprefix('ours / ')} ({number(median)})")
+    return found
 
 
 def decode(kept: Kept) -> str:

@@ -62,3 +62,19 @@ def test_numbers_keep_three_figures() -> None:
 def test_a_table_has_as_many_columns_in_every_line() -> None:
     lines = table(("", "a", "b"), [("x", "1", "2")]).splitlines()
     assert {line.count("|") for line in lines} == {4}
+
+
+def test_where_a_peer_is_ahead_the_page_says_so(tmp_path: Path) -> None:
+    kept = newest("peers")
+    assert kept is not None
+    data = json.loads(json.dumps(kept.data))
+    (ratio, *_) = (
+        each
+        for each in data["comparisons"][0]["ratios"]
+        if each["name"] == "ours / vLLM for CPU, follow-up TTFT"
+    )
+    for median, ahead in ((0.96, False), (1.04, True)):
+        ratio["spreads"]["cpu"]["median"] = median
+        (tmp_path / kept.path.name).write_text(json.dumps(data))
+        page = " ".join(performance_page(tmp_path).split())
+        assert ("vLLM for CPU, follow-up TTFT (1.04)" in page) == ahead
