@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
+import schemathesis
+from schemathesis.specs.openapi.checks import response_schema_conformance
 
 from bench.fuzz.described import Described
 from tests.torchserve.server import Server
@@ -98,6 +100,24 @@ def test_what_is_refused_is_refused_as_described(server: Server, described: Desc
     tiff = httpx.post(server.url + INVOCATIONS, content=PICTURE, headers=headers)
     assert tiff.status_code == 415
     described.check_reply(INVOCATIONS, 415, tiff.headers, tiff.content)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (COMPLETIONS, {**CHAT, "stream": True}),
+        (INVOCATIONS, {"type": "generate", **QUESTION, "stream": True}),
+    ],
+)
+def test_a_stream_is_what_others_read_in_the_document(
+    server: Server, path: str, body: dict[str, Any]
+) -> None:
+    """Of a stream's schema schemathesis takes each event to be described, others the text."""
+    schema = schemathesis.openapi.from_url(server.url + "/openapi.json")
+    case = schema[path]["POST"].Case(body=body, media_type="application/json")
+    response = case.call(base_url=server.url, timeout=60)
+    assert response.headers["content-type"][0].startswith("text/event-stream")
+    case.validate_response(response, checks=[response_schema_conformance])
 
 
 def test_the_bytes_of_a_picture_decide_whatever_its_content_type(server: Server) -> None:

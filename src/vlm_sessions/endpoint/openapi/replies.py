@@ -81,7 +81,8 @@ def command_success(bodies: Iterable[type[BaseModel]], *, native: bool) -> Schem
     events: Schema = {"message": any_of([*map(ref, CHAT_EVENTS), {"const": "[DONE]"}])}
     if native:
         events |= {name: ref(model) for name, model in NATIVE_EVENTS.items()}
-    stream = {"schema": {"type": "string"}, "x-events": events}
+    # Without a schema: some take it for that of the text, others for that of each event.
+    stream = {"x-events": events}
     return {
         **_reply(
             "OK",
