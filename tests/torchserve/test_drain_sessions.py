@@ -48,7 +48,7 @@ def test_running_and_queued_answers_finish_and_are_recorded(
 ) -> None:
     with serving(store, tmp_path, threads="1") as server:
         chats = [Chat(server) for _ in range(4)]
-        pending = [pool.submit(talk, chat, 400) for chat in chats * 2]
+        pending = [pool.submit(talk, chat, 800) for chat in chats * 2]
         wait_until(lambda: num_prompts(server) == 8)
         begun = terminate(server)
         said = server.wait_for_line("Draining: ", 5)

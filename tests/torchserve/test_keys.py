@@ -180,7 +180,7 @@ def test_no_log_and_no_process_knows_a_key_whatever_goes_wrong(
         assert alice.post({"type": "open_session", "images": [picture]}).status_code == 422
     endless = {"type": "prompt", "prompt": "Talk.", "stream": True, "ignore_eos": True}
     named = headers | {SESSION: session}
-    with httpx.stream("POST", url, json=endless | {"max_new_tokens": 900}, headers=named) as reply:
+    with httpx.stream("POST", url, json=endless | {"max_new_tokens": 3000}, headers=named) as reply:
         assert reply.status_code == 200
         next(reply.iter_lines())
     server.wait_for_line('"finish_reason": "cancelled"', 20)

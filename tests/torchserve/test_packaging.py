@@ -53,6 +53,17 @@ def test_two_that_pack_at_once_pack_once(tmp_path: Path, sources: Sources) -> No
     assert sorted(packed) == [False, True]
 
 
+def test_a_directory_of_the_models_name_among_the_temporary_files_is_left_alone(
+    tmp_path: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anothers = tmp_path / "tmp" / "llava" / "model.safetensors"
+    anothers.parent.mkdir(parents=True)
+    anothers.write_text("of somebody who packs as well")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    assert ensure_packed(tmp_path / "store", sources)
+    assert anothers.is_file(), "the archiver empties the directory it gathers in"
+
+
 def test_a_packed_store_serves_without_its_sources(tmp_path: Path, sources: Sources) -> None:
     store = tmp_path / "store"
     ensure_packed(store, sources)

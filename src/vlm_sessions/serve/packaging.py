@@ -130,7 +130,12 @@ def _pack(work: Path, sources: Sources) -> Path:
         *("--archive-format", "no-archive", "--export-path", str(work), "--force"),
         *extra,
     ]
-    packing = subprocess.run(command, capture_output=True, text=True, check=False)
+    # It gathers the model in a directory of a fixed name, which it empties first: in the one for
+    # temporary files two packings at once would take each other's files, or somebody's own.
+    gathering = work / "gathering"
+    gathering.mkdir()
+    environ = os.environ | {"TMPDIR": str(gathering)}
+    packing = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     packed = work / MODEL_NAME
     if packing.returncode or not packed.is_dir():
         raise CannotServe(f"torch-model-archiver failed: {packing.stderr.strip()[-500:]}")
