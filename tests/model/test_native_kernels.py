@@ -16,6 +16,7 @@ from vlm_sessions.model.native import build
 from vlm_sessions.model.native.build import VARIANTS, Variant
 from vlm_sessions.model.native.library import (
     MAX_ROWS,
+    STEPS_8_BITS,
     Library,
     load_library,
 )
@@ -41,7 +42,7 @@ def library(request: pytest.FixtureRequest) -> Library:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize(("num_out", "num_in"), [(16, 32), (48, 96), (512, 1024)])
+@pytest.mark.parametrize(("num_out", "num_in"), [(16, 32), (48, 96), (304, 64), (512, 1024)])
 def test_a_product_is_what_it_is_by_torch_for_any_number_of_rows(
     library: Library, num_out: int, num_in: int, dtype: torch.dtype
 ) -> None:
@@ -56,16 +57,36 @@ def test_a_product_is_what_it_is_by_torch_for_any_number_of_rows(
         assert difference.max() < TOLERANCE[dtype] * math.sqrt(num_in / 32)
 
 
-def test_a_product_with_a_weight_in_8_bits_is_what_it_is_by_torch(library: Library) -> None:
+@pytest.mark.parametrize(("num_out", "num_in"), [(48, 96), (16, 64), (304, 128), (512, 1024)])
+def test_a_product_with_a_weight_in_8_bits_is_as_near_as_it_says(
+    library: Library, num_out: int, num_in: int
+) -> None:
     torch.manual_seed(0)
-    weight = torch.randint(-127, 128, (48, 96), dtype=torch.int8)
+    weight = torch.randint(-127, 128, (num_out, num_in), dtype=torch.int8)
     weight[0, :3] = torch.tensor([-127, 127, 0])
-    for num_rows in range(1, MAX_ROWS + 1):
-        rows = torch.randn(num_rows, 96)
+    for num_rows in (*range(1, 36), MAX_ROWS):
+        rows = torch.randn(num_rows, num_in) * 10 ** (20 * torch.rand(num_rows, 1) - 10)
         product = library.linear_8_bits(rows, weight)
         expected = rows.double() @ weight.double().T
         assert product.dtype is torch.float32
-        assert ((product.double() - expected).abs() / (1 + expected.abs())).max() < 1e-3
+        largest, total = rows.double().abs().amax(dim=1), weight.double().abs().sum(dim=1)
+        most = torch.outer(largest, total) * (0.5 / STEPS_8_BITS + 1e-5)
+        assert ((product.double() - expected).abs() <= most).all()
+
+
+def test_a_row_in_8_bits_that_is_not_finite_or_hardly_there_spoils_no_other(
+    library: Library,
+) -> None:
+    weight = torch.ones(16, 64, dtype=torch.int8)
+    rows = torch.ones(6, 64)
+    rows[0, 1], rows[1, 2], rows[2, 3] = float("inf"), float("nan"), float("-inf")
+    rows[3], rows[4] = 0, 1e-42
+    product = library.linear_8_bits(rows, weight)
+    assert not product[:3].isfinite().any()
+    assert (product[3] == 0).all()
+    small = product[4]  # where it cannot be told it is no number
+    assert (small.isnan() | ((small - 64e-42).abs() < 1e-42)).all()
+    assert torch.allclose(product[5], torch.tensor(64.0), rtol=1e-4)
 
 
 def test_a_product_goes_through_infinities_and_what_is_no_number(library: Library) -> None:

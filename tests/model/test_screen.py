@@ -58,7 +58,7 @@ def test_the_choice_is_the_one_among_all_logits(kind: str, dtype: torch.dtype) -
     chosen = 0
 
     @settings(max_examples=150, deadline=None)
-    @given(heads(), st.sampled_from([1, 2, 3, 7, 8, 20]), st.integers(0, 2**31))
+    @given(heads(), st.sampled_from([1, 2, 3, 7, 8, 20, 32]), st.integers(0, 2**31))
     def compare(weight: torch.Tensor, num_rows: int, seed: int) -> None:
         nonlocal chosen
         generator = torch.Generator().manual_seed(seed)
@@ -104,8 +104,11 @@ def test_what_is_barred_is_never_chosen() -> None:
 
 def test_a_row_that_is_not_all_numbers_or_a_head_of_equals_is_left_to_all_logits() -> None:
     library = next(iter(BUILT.values()))
-    undefined = torch.full((1, HIDDEN), float("nan"))
-    assert Screen(torch.randn(VOCAB, HIDDEN), library).greedy(undefined, bar_nothing) is None
+    screen = Screen(torch.randn(VOCAB, HIDDEN), library)
+    for num_rows in (1, 3):
+        undefined = torch.full((num_rows, HIDDEN), float("nan"))
+        assert screen.greedy(undefined, bar_nothing) is None
+        assert screen.greedy(undefined.fill_(float("inf")), bar_nothing) is None
     equals = Screen(torch.ones(VOCAB, HIDDEN), library)
     assert equals.greedy(torch.randn(2, HIDDEN), bar_nothing) is None
 

@@ -1,10 +1,11 @@
 /* The processor's tiles (Intel AMX): registers of 16 rows of 64 bytes, and products of them in
-   bfloat16 that add up in float32.
+   bfloat16 that add up in float32, or of 8 bits that add up in integers.
 
      sums [16, 16] float32 += first [16, 32] bfloat16 @ second [32, 16] bfloat16
+     sums [16, 16] int32   += first [16, 64] int8     @ second [64, 16] int8
 
-   The first operand is read as it lies, row by row; of the second two rows lie beside each other,
-   number by number: [16 pairs of rows][16][2]. */
+   The first operand is read as it lies, row by row; of the second two rows (of int8 four) lie beside
+   each other, number by number: [16 pairs of rows][16][2]. */
 
 #ifndef AMX_H
 #define AMX_H
@@ -18,6 +19,7 @@
 #define TILE_NUMBERS (SIDE * DEPTH) /* bfloat16, 1 KiB */
 #define TILE_SUMS (SIDE * SIDE)     /* float32, 1 KiB */
 #define TILE_STRIDE 64              /* bytes between rows of a tile that lies by itself */
+#define TILE_BYTES (SIDE * TILE_STRIDE)
 
 /* Before a thread uses tiles; all of them are as large as can be. */
 static inline void enter_tiles(void) {

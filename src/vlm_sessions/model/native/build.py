@@ -44,11 +44,12 @@ class Variant:
 
 _AVX2 = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-_AMX = _AVX512 | {"avx512_bf16", "amx_tile", "amx_bf16"}
+_AMX = _AVX512 | {"avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"}
+_AMX_FLAGS = ("-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8")
 
 VARIANTS: Mapping[str, tuple[Variant, ...]] = {
     "x86_64": (
-        Variant("amx", ("-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"), _AMX),
+        Variant("amx", ("-march=x86-64-v4", *_AMX_FLAGS), _AMX),
         Variant("avx512", ("-march=x86-64-v4",), _AVX512),
         Variant("avx2", ("-march=x86-64-v3",), _AVX2),
     ),

@@ -18,6 +18,8 @@ MAX_ROWS = 96
 """Of ``Library.linear``; with more, torch's own product is as fast."""
 MAX_HEAD_DIM = 256
 DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
+STEPS_8_BITS = 16256
+"""Of ``Library.linear_8_bits``, which may multiply rows as integers of two digits."""
 _ALIGNMENT = 32
 """Numbers: rows and heads come in multiples of it, on the widest vectors."""
 _NUM_OUT = 16
@@ -102,7 +104,11 @@ class Library:
         return self._linear(rows, weight, bias, others)
 
     def linear_8_bits(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """``rows @ weight.T`` of float32 rows, as above, and an int8 weight: float32."""
+        """``rows @ weight.T`` of float32 rows, as above, and an int8 weight: float32.
+
+        Each number of a row may be rounded to half of the row's largest, divided by
+        ``STEPS_8_BITS``.
+        """
         return self._linear(rows, weight, None, None)
 
     def _linear(

@@ -1,5 +1,6 @@
 /* Matrix products of few rows with weights as they lie: library.py says how they are called. */
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "vectors.h"
@@ -13,7 +14,7 @@
 #define LINE 64 /* bytes of a cache line */
 #define AHEAD (32 * 1024) /* bytes from what is read to what is asked for */
 #define STREAMS 8         /* with one row */
-#define SOON 1024         /* like AHEAD, with one row */
+#define SOON 1024         /* like AHEAD, in each of several long streams */
 
 #define TYPE float
 #define OUT float
@@ -66,9 +67,14 @@ int linear_bf16(const bf16 *weight, const bf16 *rows, const bf16 *bias, const bf
   return 0;
 }
 
-/* A weight in 8 bits with rows in float32. */
+/* A weight in 8 bits with rows in float32, of which each number may be rounded to half of 1 / 16256
+   of its row's largest. */
 int linear_s8(const int8_t *weight, const float *rows, const float *bias, const float *others,
               float *out, long num_rows, long num_in, long num_out, int num_threads) {
+#ifdef __AMX_INT8__
+  if (num_rows > 1 && num_rows <= 2 * SIDE && num_in % TILE_STRIDE == 0 && !bias && !others)
+    return by_digits(weight, rows, out, num_rows, num_in, num_out, num_threads);
+#endif
   multiply_s8(weight, rows, bias, others, out, num_rows, num_in, num_out, num_threads);
   return 0;
 }

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import torch
 
-from vlm_sessions.model.native.library import Library
+from vlm_sessions.model.native.library import STEPS_8_BITS, Library
 from vlm_sessions.model.text.interface import Bar
 
 LEAST_BYTES = 16 << 20
 """Of a head: a smaller one takes less time than a screen's bookkeeping, or lies in caches."""
+MOST_ROWS = 32
+"""With more, bookkeeping takes what reading less saves."""
 MOST_SHARE = 1 / 16
 """Of the tokens, to be multiplied one by one."""
 _MULTIPLE = 16
@@ -52,8 +54,7 @@ class Screen:
         """The tokens of the largest logits, the first of equal ones.
 
         Args:
-            hidden: ``[num_rows, hidden_size]``, of the weight's dtype, rows as many as the library
-                multiplies.
+            hidden: ``[num_rows, hidden_size]``, of the weight's dtype, at most ``MOST_ROWS``.
 
         Returns:
             ``[num_rows]`` int64; ``None``: too many tokens are left, or a row is not all numbers.
@@ -95,8 +96,9 @@ def make_screen(
 def _to_8_bits(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Numbers like ``weight``; for each token a scale, and the largest error for a row of length 1.
 
-    The error has two parts: that of the numbers, and what both products lose by rounding, which is
-    at most the number of terms by the unit of float32 for each, and that of the logits' own type.
+    The error has three parts: that of the numbers; what both products lose by rounding, which is at
+    most the number of terms by the unit of float32 for each, and that of the logits' own type; and
+    what the product of 8 bits rounds a row to, whose largest number is at most its length.
     """
     exact = weight.float()
     scales = exact.abs().amax(dim=1).div(127).clamp(min=torch.finfo(torch.float32).tiny)
@@ -104,6 +106,8 @@ def _to_8_bits(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
     of_numbers = (exact - numbers * scales[:, None]).norm(dim=1)
     unit = torch.finfo(torch.float32).eps / 2
     rounding = 4 * exact.shape[1] * unit + torch.finfo(weight.dtype).eps / 2
-    of_products = exact.norm(dim=1) * rounding
-    errors = (of_numbers + of_products) * 1.01  # what was lost in computing this is far less
+    of_rows = exact.shape[1] ** 0.5 / (2 * STEPS_8_BITS)
+    errors = (
+        of_numbers + exact.norm(dim=1) * (rounding + of_rows)
+    ) * 1.01  # what was lost in computing this is far less
     return numbers.to(torch.int8), scales, errors
