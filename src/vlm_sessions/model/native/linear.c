@@ -12,9 +12,8 @@
 #endif
 #define TILE_OUT 4 /* whose sums are taken together */
 #define LINE 64 /* bytes of a cache line */
-#define AHEAD (32 * 1024) /* bytes from what is read to what is asked for */
-#define STREAMS 8         /* with one row */
-#define SOON 1024         /* like AHEAD, in each of several long streams */
+#define STREAMS 8 /* with one row */
+#define SOON 1024 /* bytes from what is read of a long stream to what is asked for */
 
 #define TYPE float
 #define OUT float

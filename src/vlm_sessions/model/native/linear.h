@@ -7,32 +7,38 @@
      others  [num_rows, num_out], may be NULL
      out     [num_rows, num_out]; these three are of OUT
 
-   ``num_in`` is a multiple of PAIR, ``num_out`` of TILE_OUT and STREAMS. TILE_OUT rows of the weight
-   at a time are multiplied with all rows, at most TILE_ROWS in a pass. What comes AHEAD is asked for
-   meanwhile, a share of it in each pass: the processor does not do so by itself where numbers are
-   read more than once. One row goes another way. */
+   ``num_in`` is a multiple of PAIR, ``num_out`` of TILE_OUT and STREAMS. The weight is read as several
+   parts beside each other, each from one end to the other: memory is fastest so. With more than one
+   row these are TILE_OUT, each row of which is multiplied with at most TILE_ROWS rows in a pass.
+   Meanwhile the parts' next rows are asked for, a share of them in each pass: the processor does not
+   do so by itself where numbers are read more than once. */
 
-/* Four rows of the weight's sums, to where ``out`` points at, as bias and others do. */
-INLINE void NAME(put)(quad sums, const OUT *bias, const OUT *others, OUT *out) {
-  if (bias) sums += NAME(load_quad)(bias);
-  if (others) sums += NAME(load_quad)(others);
-  NAME(store_quad)(out, sums);
+/* Four sums, to where ``out`` points at and so many numbers further each, as bias and others do. */
+INLINE void NAME(put)(quad sums, const OUT *bias, const OUT *others, OUT *out, long apart) {
+  for (int s = 0; s < TILE_OUT; s++) {
+    float total = sums[s];
+    if (bias) total += NAME(widen)(bias[s * apart]);
+    if (others) total += NAME(widen)(others[s * apart]);
+    out[s * apart] = NAME(narrow)(total);
+  }
 }
 
-/* ``lines`` of what ``next`` points at are asked for with each pair: known to the compiler, like
-   ``num_rows``. */
-INLINE void NAME(tile)(const TYPE *weight, const float *rows, const OUT *bias, const OUT *others,
-                       OUT *out, long num_in, long num_out, const int num_rows, const char *next,
-                       const int lines) {
+/* One row of each of TILE_OUT parts of the weight, with ``num_rows`` rows. Of ``num_asked`` parts, the
+   first of them at ``next``, as much is asked for meanwhile. Both numbers are known to the compiler. */
+INLINE void NAME(tile)(const TYPE *weight, long apart, const float *rows, const OUT *bias,
+                       const OUT *others, OUT *out, long num_in, long num_out, long count,
+                       const int num_rows, const TYPE *next, const int num_asked) {
   vec sums[TILE_OUT][TILE_ROWS];
   UNROLL for (int o = 0; o < TILE_OUT; o++)
     UNROLL for (int r = 0; r < num_rows; r++) sums[o][r] = (vec){0};
   for (long i = 0; i < num_in; i += PAIR) {
-    UNROLL for (int line = 0; line < lines; line++, next += LINE) __builtin_prefetch(next, 0, 1);
+    UNROLL for (int s = 0; s < num_asked; s++)
+      for (int at = 0; at < (int)(PAIR * sizeof(TYPE)); at += LINE)
+        __builtin_prefetch((const char *)(next + s * apart + i) + at, 0, 1);
     UNROLL for (int half = 0; half < 2; half++) { /* there are registers for the sums and one */
       vec some[TILE_OUT];
       UNROLL for (int o = 0; o < TILE_OUT; o++)
-        some[o] = NAME(load_half)(weight + o * num_in + i, half);
+        some[o] = NAME(load_half)(weight + o * apart + i, half);
       UNROLL for (int r = 0; r < num_rows; r++) {
         const vec x = load(rows + r * num_in + i + half * LANES);
         UNROLL for (int o = 0; o < TILE_OUT; o++) sums[o][r] += some[o] * x;
@@ -41,15 +47,16 @@ INLINE void NAME(tile)(const TYPE *weight, const float *rows, const OUT *bias, c
   }
   UNROLL for (int r = 0; r < num_rows; r++)
     NAME(put)(sum_each(sums[0][r], sums[1][r], sums[2][r], sums[3][r]), bias,
-              others ? others + r * num_out : NULL, out + r * num_out);
+              others ? others + r * num_out : NULL, out + r * num_out, count);
 }
 
-INLINE void NAME(pass)(const TYPE *weight, const float *rows, const OUT *bias, const OUT *others,
-                       OUT *out, long num_rows, long num_in, long num_out, const char *next,
-                       const int lines) {
-#define CASE(n)                                                                          \
-  case n:                                                                                \
-    NAME(tile)(weight, rows, bias, others, out, num_in, num_out, n, next, lines); \
+INLINE void NAME(pass)(const TYPE *weight, long apart, const float *rows, const OUT *bias,
+                       const OUT *others, OUT *out, long num_rows, long num_in, long num_out,
+                       long count, const TYPE *next, const int num_asked) {
+#define CASE(n)                                                                              \
+  case n:                                                                                    \
+    NAME(tile)(weight, apart, rows, bias, others, out, num_in, num_out, count, n, next,      \
+               num_asked);                                                                   \
     break;
   switch (num_rows) {
     CASE(1)
@@ -64,33 +71,32 @@ INLINE void NAME(pass)(const TYPE *weight, const float *rows, const OUT *bias, c
 #undef CASE
 }
 
-static void NAME(panel)(const TYPE *weight, const float *rows, const OUT *bias, const OUT *others,
-                        OUT *out, long num_rows, long num_in, long num_out) {
-  enum {
-    ALL = (TILE_OUT * PAIR * sizeof(TYPE) + LINE - 1) / LINE,
-    HALF = (ALL + 1) / 2,
-    QUARTER = (ALL + 3) / 4,
-  };
-  const long num_passes = (num_rows + TILE_ROWS - 1) / TILE_ROWS;
-  const int lines = num_passes == 1 ? ALL : num_passes == 2 ? HALF : QUARTER;
-  const char *next = (const char *)weight + AHEAD, *end = next + TILE_OUT * num_in * sizeof(TYPE);
-  for (long r = 0, pass = 0; pass < num_passes; pass++) {
-    const float *some = rows + r * num_in;
-    const OUT *from = others ? others + r * num_out : NULL;
-    OUT *to = out + r * num_out;
-    const long num_some = (num_rows - r) / (num_passes - pass);
-#define PASS(lines) NAME(pass)(weight, some, bias, from, to, num_some, num_in, num_out, next, lines)
-    if (next >= end)
-      PASS(0);
-    else if (num_passes == 1)
-      PASS(ALL);
-    else if (num_passes == 2)
-      PASS(HALF);
-    else
-      PASS(QUARTER);
+/* All rows with ``TILE_OUT * count`` rows of the weight, as parts beside each other. */
+static void NAME(panels)(const TYPE *weight, const float *rows, const OUT *bias,
+                         const OUT *others, OUT *out, long num_rows, long num_in, long num_out,
+                         long count) {
+  const long num_passes = (num_rows + TILE_ROWS - 1) / TILE_ROWS, apart = count * num_in;
+  const int each = num_passes == 1 ? TILE_OUT : num_passes < 4 ? 2 : 1;
+  for (long o = 0; o < count; o++, weight += num_in) {
+    const TYPE *next = weight + num_in;
+    for (long r = 0, pass = 0; pass < num_passes; pass++, next += each * apart) {
+      const float *some = rows + r * num_in;
+      const OUT *with = bias ? bias + o : NULL, *from = others ? others + r * num_out + o : NULL;
+      OUT *to = out + r * num_out + o;
+      const long num_some = (num_rows - r) / (num_passes - pass);
+#define PASS(num_asked)                                                                     \
+  NAME(pass)(weight, apart, some, with, from, to, num_some, num_in, num_out, count, next, num_asked)
+      if (pass * each >= TILE_OUT)
+        PASS(0);
+      else if (each == TILE_OUT)
+        PASS(TILE_OUT);
+      else if (each == 2)
+        PASS(2);
+      else
+        PASS(1);
 #undef PASS
-    next += lines * (num_in / PAIR) * LINE;
-    r += num_some;
+      r += num_some;
+    }
   }
 }
 
@@ -143,8 +149,12 @@ static void NAME(multiply)(const TYPE *weight, const float *rows, const OUT *bia
     NAME(multiply_one)(weight, rows, bias, others, out, num_in, num_out, num_threads);
     return;
   }
+  const long count = num_out / TILE_OUT;
 #pragma omp parallel for num_threads(num_threads) schedule(static)
-  for (long o = 0; o < num_out; o += TILE_OUT)
-    NAME(panel)(weight + o * num_in, rows, bias ? bias + o : NULL, others ? others + o : NULL,
-                out + o, num_rows, num_in, num_out);
+  for (long t = 0; t < num_threads; t++) {
+    const long first = t * count / num_threads, end = (t + 1) * count / num_threads;
+    const long o = first * TILE_OUT;
+    NAME(panels)(weight + o * num_in, rows, bias ? bias + o : NULL, others ? others + o : NULL,
+                 out + o, num_rows, num_in, num_out, end - first);
+  }
 }

@@ -143,19 +143,4 @@ INLINE float narrow_f32(float number) { return number; }
 INLINE float narrow_s8(float number) { return number; }
 INLINE bf16 narrow_bf16(float number) { return narrow(number); }
 
-INLINE quad load_quad_f32(const float *from) {
-  quad v;
-  memcpy(&v, from, sizeof v);
-  return v;
-}
-INLINE void store_quad_f32(float *to, quad v) { memcpy(to, &v, sizeof v); }
-INLINE quad load_quad_bf16(const bf16 *from) {
-  return (quad){widen(from[0]), widen(from[1]), widen(from[2]), widen(from[3])};
-}
-INLINE void store_quad_bf16(bf16 *to, quad v) {
-  for (int i = 0; i < 4; i++) to[i] = narrow(v[i]);
-}
-INLINE quad load_quad_s8(const float *from) { return load_quad_f32(from); }
-INLINE void store_quad_s8(float *to, quad v) { store_quad_f32(to, v); }
-
 #endif
