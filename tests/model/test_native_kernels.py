@@ -118,20 +118,21 @@ def test_a_bias_and_other_rows_are_added(
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("num_rows", [5, 200])
 def test_norm_rotation_and_gate_are_what_they_are_by_torch(
-    library: Library, dtype: torch.dtype
+    library: Library, num_rows: int, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
     both: tuple[Operations, ...] = (NativeOperations(library), TorchOperations())
-    rows, weight = torch.randn(5, 128).to(dtype), torch.randn(128).to(dtype)
+    rows, weight = torch.randn(num_rows, 128).to(dtype), torch.randn(128).to(dtype)
     for extreme in (1.0, 100.0):
         pairs = [(o.norm(rows * extreme, weight, 1e-5), o.gate(rows * extreme)) for o in both]
         for native, torchs in zip(*pairs, strict=True):
             difference = (native - torchs).abs() / (1 + torchs.abs())
             assert difference.max() < TOLERANCE[dtype]
-    angles = torch.rand(5, 16) * 6
+    angles = torch.rand(num_rows, 16) * 6
     cos, sin = torch.cat((angles, angles), -1).cos(), torch.cat((-angles, angles), -1).sin()
-    heads = torch.randn(5, 4, 32).to(dtype)
+    heads = torch.randn(num_rows, 4, 32).to(dtype)
     turned = [heads.clone(), heads.clone()]
     for operations, some in zip(both, turned, strict=True):
         rotation = operations.rotation(cos.to(dtype), sin.to(dtype))
@@ -139,6 +140,19 @@ def test_norm_rotation_and_gate_are_what_they_are_by_torch(
     assert (turned[0] - turned[1]).abs().max() < TOLERANCE[dtype] * 4
     assert torch.equal(turned[0][:, 3], heads[:, 3]), "not among those to be turned"
     assert not torch.equal(turned[0], heads)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_what_is_stored_is_rounded_as_torch_rounds_it_infinite_or_no_number(
+    library: Library, dtype: torch.dtype
+) -> None:
+    numbers = (1 + torch.arange(128).reshape(4, 32) / 128).to(dtype)
+    numbers[0, :4] = torch.tensor([float("inf"), float("-inf"), float("nan"), -1.5])
+    gate = torch.full_like(numbers, 33)  # whose sigmoid is 1: products are exact before rounding
+    result = library.gate(torch.cat((gate, numbers), dim=1))
+    torch.testing.assert_close(
+        result, (33 * numbers.float()).to(dtype), rtol=0, atol=0, equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -173,15 +187,29 @@ def test_scores_far_apart_leave_only_the_largest(library: Library) -> None:
 
 def test_threads_change_nothing(library: Library) -> None:
     torch.manual_seed(0)
-    rows, weight = torch.randn(5, 64), torch.randn(256, 64)
+    rows, weight = torch.randn(100, 64), torch.randn(272, 64)
+    angles = torch.rand(100, 64)
+    narrow = rows.bfloat16(), weight.bfloat16()
+    numbers = torch.randint(-127, 128, (272, 64), dtype=torch.int8)
     keys, values = torch.randn(2, 8, 100, 64)
     before = torch.get_num_threads()
     results = []
     try:
         for num_threads in (1, 3):
             torch.set_num_threads(num_threads)
-            attended, _ = library.attend(keys[:, :2], keys, values, 0.125)
-            results.append((library.linear(rows, weight), attended))
+            turned = rows[:, None].clone()
+            library.rotate_(turned, angles.cos(), angles.sin())
+            results.append(
+                (
+                    turned,
+                    library.attend(keys[:, :2], keys, values, 0.125)[0],
+                    library.norm(rows, weight[0], 1e-5),
+                    library.gate(rows),
+                    *(library.linear(rows[:n], weight) for n in (1, 5)),
+                    *(library.linear(narrow[0][:n], narrow[1]) for n in (1, 5, 40)),
+                    *(library.linear_8_bits(rows[:n], numbers) for n in (1, 5)),
+                )
+            )
     finally:
         torch.set_num_threads(before)
     for one, three in zip(*results, strict=True):

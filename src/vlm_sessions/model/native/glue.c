@@ -2,6 +2,8 @@
 
 #include "functions.h"
 
+#define ALONE 64 /* rows at most that one thread has done before others begin */
+
 #define TYPE float
 #define KIND f32
 #include "glue.h"

@@ -1,20 +1,27 @@
-/* What stands between a decoder's products, each over a few rows. Included once for each KIND. All
-   return 0, as what may fail does. */
+/* What stands between a decoder's products, each row by row. Included once for each KIND. All return
+   0, as what may fail does. */
 
 /* out = rows / root of their mean square * weight [size] (Zhang and Sennrich, arXiv:1910.07467). */
 int NAME(norm)(const TYPE *rows, const TYPE *weight, TYPE *out, long num_rows, long size,
-                float eps) {
-  for (long r = 0; r < num_rows; r++, rows += size, out += size) {
+               float eps, int num_threads) {
+#pragma omp parallel for if (num_rows > ALONE) num_threads(num_threads) schedule(static)
+  for (long r = 0; r < num_rows; r++) {
+    const TYPE *row = rows + r * size;
     vec squares = {0};
     for (long i = 0; i < size; i += PAIR) {
       vec first, second;
-      NAME(load_pair)(rows + i, &first, &second);
+      NAME(load_pair)(row + i, &first, &second);
       squares += first * first;
       squares += second * second;
     }
     const float scale = 1.0f / sqrtf(sum(squares) / (float)size + eps);
-    for (long i = 0; i < size; i++)
-      out[i] = NAME(narrow)(NAME(widen)(rows[i]) * scale * NAME(widen)(weight[i]));
+    for (long i = 0; i < size; i += PAIR) {
+      vec numbers[2], weights[2];
+      NAME(load_pair)(row + i, &numbers[0], &numbers[1]);
+      NAME(load_pair)(weight + i, &weights[0], &weights[1]);
+      NAME(store_pair)(out + r * size + i, numbers[0] * scale * weights[0],
+                       numbers[1] * scale * weights[1]);
+    }
   }
   return 0;
 }
@@ -22,31 +29,35 @@ int NAME(norm)(const TYPE *rows, const TYPE *weight, TYPE *out, long num_rows, l
 /* Turns the first ``num_heads`` heads [dim] of each row of ``row_stride`` numbers, in place, by cos
    and sin [num_rows, dim], of which sin's first half is negated. */
 int NAME(rotate)(TYPE *rows, const float *cos, const float *sin, long num_rows, long num_heads,
-                  long dim, long row_stride) {
+                 long dim, long row_stride, int num_threads) {
   const long half = dim / 2;
-  for (long r = 0; r < num_rows; r++, cos += dim, sin += dim)
+#pragma omp parallel for if (num_rows > ALONE) num_threads(num_threads) schedule(static)
+  for (long r = 0; r < num_rows; r++) {
+    const float *c = cos + r * dim, *s = sin + r * dim;
     for (long h = 0; h < num_heads; h++) {
       TYPE *low = rows + r * row_stride + h * dim, *high = low + half;
       for (long i = 0; i < half; i++) {
         const float a = NAME(widen)(low[i]), b = NAME(widen)(high[i]);
-        low[i] = NAME(narrow)(a * cos[i] + b * sin[i]);
-        high[i] = NAME(narrow)(b * cos[half + i] + a * sin[half + i]);
+        low[i] = NAME(narrow)(a * c[i] + b * s[i]);
+        high[i] = NAME(narrow)(b * c[half + i] + a * s[half + i]);
       }
     }
+  }
   return 0;
 }
 
 /* silu(gate) * up of rows [2, size], into out [size] each. */
-int NAME(gate)(const TYPE *rows, TYPE *out, long num_rows, long size) {
-  for (long r = 0; r < num_rows; r++, rows += 2 * size, out += size)
+int NAME(gate)(const TYPE *rows, TYPE *out, long num_rows, long size, int num_threads) {
+#pragma omp parallel for if (num_rows > ALONE) num_threads(num_threads) schedule(static)
+  for (long r = 0; r < num_rows; r++) {
+    const TYPE *row = rows + 2 * r * size;
     for (long i = 0; i < size; i += PAIR) {
-      float products[PAIR];
       vec gate[2], up[2];
-      NAME(load_pair)(rows + i, &gate[0], &gate[1]);
-      NAME(load_pair)(rows + size + i, &up[0], &up[1]);
-      for (int v = 0; v < 2; v++)
-        store(products + v * LANES, gate[v] * sigmoid(gate[v]) * up[v]);
-      for (int j = 0; j < PAIR; j++) out[i + j] = NAME(narrow)(products[NAME(place)(j)]);
+      NAME(load_pair)(row + i, &gate[0], &gate[1]);
+      NAME(load_pair)(row + size + i, &up[0], &up[1]);
+      NAME(store_pair)(out + r * size + i, gate[0] * sigmoid(gate[0]) * up[0],
+                       gate[1] * sigmoid(gate[1]) * up[1]);
     }
+  }
   return 0;
 }

@@ -31,9 +31,9 @@ _SIGNATURES: dict[str, _Types] = {
     "linear": (_P, _P, _P, _P, _P, _L, _L, _L, _I),
     "attend": (_P, _P, _P, _P, _P, _L, _L, _L, _L, _L, _L, _F, _I),
     "attend_step": (_P, _P, _P, _P, _P, _L),
-    "norm": (_P, _P, _P, _L, _L, _F),
-    "rotate": (_P, _P, _P, _L, _L, _L, _L),
-    "gate": (_P, _P, _L, _L),
+    "norm": (_P, _P, _P, _L, _L, _F, _I),
+    "rotate": (_P, _P, _P, _L, _L, _L, _L, _I),
+    "gate": (_P, _P, _L, _L, _I),
 }
 
 
@@ -146,7 +146,7 @@ class Library:
         out = torch.empty_like(rows)
         num_rows, size = rows.shape
         pointers = rows.data_ptr(), weight.data_ptr(), out.data_ptr()
-        self._call("norm", rows.dtype, *pointers, num_rows, size, eps)
+        self._call("norm", rows.dtype, *pointers, num_rows, size, eps, torch.get_num_threads())
         return out
 
     def rotate_(self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
@@ -157,15 +157,16 @@ class Library:
             cos: ``[num_rows, head_dim]`` float32, contiguous.
             sin: likewise, its first half negated.
         """
-        num_rows, num_heads, dim = heads.shape
+        num_threads = torch.get_num_threads()
         pointers = heads.data_ptr(), cos.data_ptr(), sin.data_ptr()
-        self._call("rotate", heads.dtype, *pointers, num_rows, num_heads, dim, heads.stride(0))
+        self._call("rotate", heads.dtype, *pointers, *heads.shape, heads.stride(0), num_threads)
 
     def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
         """``silu(gate) * up`` of contiguous rows ``[num_rows, 2 * size]``: ``[num_rows, size]``."""
         num_rows, size = gate_up.shape[0], gate_up.shape[1] // 2
         out = gate_up.new_empty(num_rows, size)
-        self._call("gate", gate_up.dtype, gate_up.data_ptr(), out.data_ptr(), num_rows, size)
+        pointers = gate_up.data_ptr(), out.data_ptr()
+        self._call("gate", gate_up.dtype, *pointers, num_rows, size, torch.get_num_threads())
         return out
 
     def attends(self, dtype: torch.dtype, head_dim: int) -> bool:

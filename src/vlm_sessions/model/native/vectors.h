@@ -103,6 +103,25 @@ INLINE void load_pair_bf16(const bf16 *from, vec *first, vec *second) {
   BITCAST(*second, odd);
 }
 
+INLINE void store_pair_f32(float *to, vec first, vec second) {
+  store(to, first);
+  store(to + LANES, second);
+}
+
+/* Rounded in the upper half: to the nearest, ties to even; what is no number stays so. */
+INLINE bits round_upper(vec v) {
+  bits wide;
+  BITCAST(wide, v);
+  const bits rounded = wide + 0x7fff + ((wide >> 16) & 1), undefined = wide | 0x400000;
+  const bits is_number = (bits)((wide & 0x7fffffff) <= 0x7f800000);
+  return (rounded & is_number) | (undefined & ~is_number);
+}
+
+INLINE void store_pair_bf16(bf16 *to, vec first, vec second) {
+  const bits both = round_upper(first) >> 16 | (round_upper(second) & 0xffff0000u);
+  memcpy(to, &both, sizeof both);
+}
+
 /* The first or the second vector of a pair; ``half`` is known to the compiler. */
 INLINE vec load_half_f32(const float *from, const int half) { return load(from + half * LANES); }
 

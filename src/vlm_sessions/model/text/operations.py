@@ -1,7 +1,7 @@
 """What stands between a decoder's products: norm, rotation, gate.
 
 Each reads little and computes little; by torch, though, each is several passes with a start of
-their own, which together are a good part of a step of few rows. Ours (``model/native``) are one.
+their own, which together are a good part of a step. Ours (``model/native``) are one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch.nn import functional
 
-from vlm_sessions.model.native.library import MAX_ROWS, Library
+from vlm_sessions.model.native.library import Library
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +61,21 @@ class TorchOperations:
 
 
 class NativeOperations:
-    """By our kernels where there are few rows, else by torch."""
+    """By our kernels."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self._torch = TorchOperations()
 
     def norm(self, hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        if hidden.shape[0] > MAX_ROWS:
-            return self._torch.norm(hidden, weight, eps)
         return self._library.norm(hidden, weight, eps)
 
     def rotation(self, cos: torch.Tensor, sin: torch.Tensor) -> Rotation:
-        if cos.shape[0] > MAX_ROWS:
-            return self._torch.rotation(cos, sin)
         return Rotation(cos.float().contiguous(), sin.float().contiguous())
 
     def rotate_(self, heads: torch.Tensor, rotation: Rotation) -> None:
-        if heads.shape[0] > MAX_ROWS:
-            self._torch.rotate_(heads, rotation)
-        else:
-            self._library.rotate_(heads, rotation.cos, rotation.sin)
+        self._library.rotate_(heads, rotation.cos, rotation.sin)
 
     def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
-        if gate_up.shape[0] > MAX_ROWS:
-            return self._torch.gate(gate_up)
         return self._library.gate(gate_up)
 
 
