@@ -1,5 +1,5 @@
-"""What the engine does with its caches and its steps: runs of levels, peers, decode, kernels,
-fairness and eviction."""
+"""What the engine does with its caches and its steps: runs of levels, peers, decode, bookkeeping,
+kernels, fairness and eviction."""
 
 from __future__ import annotations
 
@@ -106,6 +106,26 @@ def decode(kept: Kept) -> str:
         ),
         paragraph(kept.conditions),
         table(("", "step, ms", "above the bare loop", "faster than reference kernels"), rows),
+    )
+
+
+def bookkeeping(kept: Kept) -> str:
+    """What a step takes beside the device's work."""
+    data = kept.data
+    kinds = {"all decode": data["decoding"], "turns come or go": data["changing"]}
+    rows = [
+        (name, f"{each['num_samples']:,}", *(number(each[key]) for key in ("p50", "p95", "p99")))
+        for name, each in kinds.items()
+    ]
+    return section(
+        "The engine's bookkeeping",
+        paragraph(
+            f"""`python -m bench.bookkeeping`: {data["num_sessions"]:,} sessions whose conversations
+            are cached, {data["num_running"]} of them answered at a time, over a modelled device
+            whose time is left out: scheduler, caches and events, in processor time."""
+        ),
+        paragraph(kept.conditions),
+        table(("steps", "how many", "p50, ms", "p95, ms", "p99, ms"), rows),
     )
 
 

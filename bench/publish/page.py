@@ -34,6 +34,7 @@ SECTIONS: dict[str, Section] = {
     "concurrency": crowds.concurrency,
     "sessions": crowds.sessions,
     "decode": engine.decode,
+    "bookkeeping": engine.bookkeeping,
     "kernels": engine.kernels,
     "fairness": engine.fairness,
     "eviction": engine.eviction,

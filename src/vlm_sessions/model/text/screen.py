@@ -107,7 +107,6 @@ def _to_8_bits(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
     unit = torch.finfo(torch.float32).eps / 2
     rounding = 4 * exact.shape[1] * unit + torch.finfo(weight.dtype).eps / 2
     of_rows = exact.shape[1] ** 0.5 / (2 * STEPS_8_BITS)
-    errors = (
-        of_numbers + exact.norm(dim=1) * (rounding + of_rows)
-    ) * 1.01  # what was lost in computing this is far less
+    errors = of_numbers + exact.norm(dim=1) * (rounding + of_rows)
+    errors *= 1.01  # what was lost in computing this is far less
     return numbers.to(torch.int8), scales, errors
