@@ -89,6 +89,7 @@ class Streams:
 
     def round(self) -> Round:
         """Open an image beside the streams."""
+        self._gaps()  # the first since the last round: others had theirs meanwhile
         before = [gap for _ in range(NUM_STEPS_BEFORE) for gap in self._gaps()]
         started = self._clock()
         opener = self._add(self._picture(), num_new=1)
