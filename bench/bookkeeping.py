@@ -20,11 +20,22 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.eviction import MACHINES, Clock, ModelledRunner
-from bench.eviction import Machine as ModelledMachine
 from bench.keep import RESULTS, moment
-from bench.machine import Machine, describe_machine, load_average
+from bench.machine import Conditions, describe_machine, load_average
 from bench.measure import Quantiles
+from bench.modelled import (
+    ANSWERED,
+    ASKED,
+    BLOCK_SIZE,
+    MACHINES,
+    SMALL_IMAGE,
+    SYSTEM_TOKENS,
+    Clock,
+    ModelledMachine,
+    ModelledRunner,
+    modelled_info,
+    modelled_pixels,
+)
 from bench.program import Out, Seed, choose_seed, keep_run
 from vlm_sessions.engine.engine import Engine
 from vlm_sessions.engine.limits import EngineLimits
@@ -34,7 +45,6 @@ from vlm_sessions.engine.types import (
     Failed,
     Finished,
     ImageSpan,
-    PixelImage,
     PixelsNeeded,
     Plan,
     Prefilled,
@@ -45,22 +55,15 @@ from vlm_sessions.engine.types import (
     Turn,
 )
 
-BLOCK_SIZE = 16
-SYSTEM_TOKENS, IMAGE_TOKENS = 32, 576
-ASKED, ANSWERED = 30, 40
 MAX_TURNS = 20
 """Of a session in one run: the pool has room for them."""
 NUM_WARM_STEPS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Conditions):
     """Milliseconds of one step, without the device's."""
 
-    taken_at: str
-    machine: Machine
-    load_before: float
-    load_after: float
     seed: int
     num_sessions: int
     num_running: int
@@ -113,27 +116,18 @@ class Crowd:
     def __init__(self, num_sessions: int, num_running: int, seed: int) -> None:
         clock = Clock()
         machine = MACHINES["h200-7b"]
-        most_tokens = SYSTEM_TOKENS + IMAGE_TOKENS + MAX_TURNS * (ASKED + ANSWERED)
-        info = EngineInfo(
-            model="modelled",
-            device="none",
-            dtype="none",
-            num_blocks=num_sessions * -(-most_tokens // BLOCK_SIZE),
-            block_size=BLOCK_SIZE,
-            max_context=8192,
-            kv_bytes_per_token=machine.kv_bytes,
-            load_seconds=0.0,
-        )
+        most_tokens = SYSTEM_TOKENS + SMALL_IMAGE + MAX_TURNS * (ASKED + ANSWERED)
+        info = modelled_info(machine, num_blocks=num_sessions * -(-most_tokens // BLOCK_SIZE))
         limits = EngineLimits(
             max_running=num_running,
-            feature_bytes=num_sessions * IMAGE_TOKENS * machine.feature_bytes,
+            feature_bytes=num_sessions * SMALL_IMAGE * machine.feature_bytes,
         )
         self.watch = Stopwatch()
         self._runner = UntimedRunner(machine, clock, info, self.watch)
         self._engine = Engine(self._runner, limits, monotonic=clock, wall=clock)
         self._random = random.Random(seed)
         self._said = [
-            [number, *range(10, 9 + SYSTEM_TOKENS), *[1] * IMAGE_TOKENS]
+            [number, *range(10, 9 + SYSTEM_TOKENS), *[1] * SMALL_IMAGE]
             for number in range(num_sessions)
         ]
         self._num_turns = [0] * num_sessions
@@ -158,7 +152,7 @@ class Crowd:
         turn = Turn(
             turn_id=str(number),
             tokens=tuple(said),
-            images=(ImageSpan(f"image-{number}", SYSTEM_TOKENS, IMAGE_TOKENS),),
+            images=(ImageSpan(f"image-{number}", SYSTEM_TOKENS, SMALL_IMAGE),),
             # Not all of them end in the same step.
             sampling=Sampling(max_new_tokens=self._random.randint(1, 2 * ANSWERED - 1)),
             retention=Retention(str(number), 1e9),
@@ -183,7 +177,7 @@ class Crowd:
             number = int(event.turn_id)
             match event:
                 case PixelsNeeded():
-                    self._engine.put_pixels(PixelImage(event.digest, (1,), b"1234"))
+                    self._engine.put_pixels(modelled_pixels(event.digest))
                 case TokenOut():
                     self._said[number].append(event.token)
                 case Finished():

@@ -24,7 +24,7 @@ from bench.direct import DirectConversation
 from bench.engine import EngineAlone, running_engine
 from bench.figures import Spread
 from bench.keep import RESULTS, moment
-from bench.machine import Machine, describe_machine, load_average
+from bench.machine import Conditions, describe_machine, load_average
 from bench.model import build_checkpoint
 from bench.program import Out, Seed, choose_seed, keep_run
 from bench.shapes import SHAPES, Shape
@@ -48,11 +48,7 @@ class Throughput:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    taken_at: str
-    machine: Machine
-    load_before: float
-    load_after: float
+class Report(Conditions):
     seed: int
     shape: str
     dtype: str

@@ -24,110 +24,42 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.keep import RESULTS, keep, moment
+from bench.modelled import (
+    ANSWERED,
+    ASKED,
+    BLOCK_SIZE,
+    MACHINES,
+    SMALL_IMAGE,
+    SYSTEM_TOKENS,
+    Clock,
+    ModelledMachine,
+    ModelledRunner,
+    modelled_info,
+    modelled_pixels,
+)
 from vlm_sessions.engine.engine import Engine
 from vlm_sessions.engine.eviction import Eviction
 from vlm_sessions.engine.limits import EngineLimits
 from vlm_sessions.engine.types import (
-    Encoded,
-    EngineInfo,
     Event,
     Failed,
     Finished,
     ImageSpan,
-    PixelImage,
     PixelsNeeded,
-    Plan,
     Prefilled,
     Retention,
-    Sampled,
     Sampling,
-    StepResult,
     TokenOut,
     Turn,
 )
 
-BLOCK_SIZE = 16
-SMALL_IMAGE, BIG_IMAGE = 576, 2880
+BIG_IMAGE = 2880
 BIG_SHARE = 0.15
-SYSTEM_TOKENS = 32
-ASKED, ANSWERED = 30, 40
 MEAN_TURNS = 5
 MEAN_THINK_SECONDS = 20.0
 CLOSED_SHARE = 0.5
 """Of the sessions that have said all they will; the others are left open until they expire."""
 LIFETIME_SECONDS = 1200.0
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Seconds; ``kv_bytes`` and ``feature_bytes`` are of one token."""
-
-    step: float
-    token: float
-    encoded_token: float
-    copied_byte: float
-    kv_bytes: int
-    feature_bytes: int
-
-
-MACHINES = {
-    # LLaVA-1.5-7B in bf16: 13.2 GB of weights at 4.3 TB/s, 8.2 TFLOP for 626 tokens at 790 TFLOP/s,
-    # 0.49 ms an image, 55 GB/s to the host.
-    "h200-7b": Machine(3.15e-3, 1.66e-5, 8.5e-7, 1 / 55e9, 512 << 10, 8 << 10),
-    # The 221 M shape in float32 on one core; 10 GB/s within the host.
-    "core-221m": Machine(40e-3, 2.0e-3, 2.2e-3, 1 / 10e9, 72 << 10, 3 << 10),
-}
-ATTENTION_DEPTH = 8192
-
-
-@dataclass
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class ModelledRunner:
-    """``Runner`` that computes nothing and takes its time."""
-
-    def __init__(self, machine: Machine, clock: Clock, info: EngineInfo) -> None:
-        self.info = info
-        self.feature_bytes_per_token = machine.feature_bytes
-        self.copied_seconds = 0.0
-        self.encoded_seconds = 0.0
-        self._machine = machine
-        self._clock = clock
-        self._num_tokens: dict[str, int] = {}
-        """digest -> tokens of the image"""
-
-    def expect(self, turn: Turn) -> None:
-        self._num_tokens.update((image.digest, image.length) for image in turn.images)
-
-    def execute(self, plan: Plan) -> StepResult:
-        machine = self._machine
-        seconds = machine.step if plan.spans else 0.0
-        for span in plan.spans:
-            depth = span.start + len(span.tokens) / 2
-            seconds += len(span.tokens) * machine.token * (1 + depth / ATTENTION_DEPTH)
-        encoded = []
-        for image in plan.encode:
-            took = self._num_tokens[image.digest] * machine.encoded_token
-            encoded.append(Encoded(image.digest, took))
-            self.encoded_seconds += took
-            seconds += took
-        num_bytes = len(plan.load) * BLOCK_SIZE * machine.kv_bytes
-        features = sum(self._num_tokens[digest] for digest in plan.restore) * machine.feature_bytes
-        loading = num_bytes * machine.copied_byte
-        self.copied_seconds += loading + features * machine.copied_byte
-        seconds = max(seconds + features * machine.copied_byte, loading)  # loads go beside the rest
-        self._clock.now += seconds
-        return StepResult(
-            tuple(Sampled(s.turn_id, 7, False) for s in plan.spans if s.draw is not None),
-            tuple(encoded),
-            len(plan.load),
-            loading,
-        )
 
 
 @dataclass
@@ -186,7 +118,7 @@ class Trace:
 
     def __init__(
         self,
-        machine: Machine,
+        machine: ModelledMachine,
         eviction: Eviction,
         *,
         num_sessions: int,
@@ -201,16 +133,8 @@ class Trace:
         self._num_sessions = num_sessions
         tokens = SYSTEM_TOKENS + SMALL_IMAGE + MEAN_TURNS * (ASKED + ANSWERED)
         blocks = -(-tokens // BLOCK_SIZE)
-        info = EngineInfo(
-            model="modelled",
-            device="none",
-            dtype="none",
-            num_blocks=device_sessions * blocks,
-            block_size=BLOCK_SIZE,
-            max_context=8192,
-            kv_bytes_per_token=machine.kv_bytes,
-            load_seconds=0.0,
-            num_host_blocks=host_sessions * blocks,
+        info = modelled_info(
+            machine, num_blocks=device_sessions * blocks, num_host_blocks=host_sessions * blocks
         )
         self._runner = ModelledRunner(machine, self._clock, info)
         limits = EngineLimits(
@@ -299,7 +223,7 @@ class Trace:
             session = self._by_turn[event.turn_id]
             match event:
                 case PixelsNeeded():
-                    self._engine.put_pixels(PixelImage(event.digest, (1,), b"1234"))
+                    self._engine.put_pixels(modelled_pixels(event.digest))
                 case Prefilled() if session.num_turns:
                     self._known += event.prompt_tokens - ASKED
                     self._found += event.cached_tokens

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from bench.figures import Spread
 from bench.keep import RESULTS, moment
-from bench.machine import Machine, describe_machine, load_average
+from bench.machine import Conditions, describe_machine, load_average
 from bench.program import Out, keep_run
 from bench.service import free_port
 
@@ -40,11 +40,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    taken_at: str
-    machine: Machine
-    load_before: float
-    load_after: float
+class Report(Conditions):
     image: str
     layers: tuple[Layer, ...]
     seconds_to_first_answer: Spread

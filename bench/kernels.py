@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.keep import RESULTS, moment
-from bench.machine import Machine, describe_machine, load_average
+from bench.machine import Conditions, describe_machine, load_average
 from bench.program import Out, keep_run
 from vlm_sessions.model.attention.piece_kernels import choose_piece_kernel
 from vlm_sessions.model.attention.pieces import Kernel
@@ -57,11 +57,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class KernelReport:
-    taken_at: str
-    machine: Machine
-    load_before: float
-    load_after: float
+class KernelReport(Conditions):
     library: str
     num_rounds: int
     results: list[Result]

@@ -24,6 +24,17 @@ class Machine:
     """Of the checkout; ``+`` after it: with changes. Empty: no checkout."""
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a report begins with."""
+
+    taken_at: str
+    machine: Machine
+    load_before: float
+    """Load averages of a minute: this one and the next."""
+    load_after: float
+
+
 def describe_machine() -> Machine:
     pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return Machine(

@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 
 from bench.keep import RESULTS, moment
-from bench.machine import Machine, describe_machine, load_average
+from bench.machine import Conditions, describe_machine, load_average
 from bench.measure import Quantiles
 from bench.program import Out, keep_run, telling
 from bench.service import ServiceFailed, free_port, running_command, running_service
@@ -36,14 +36,10 @@ NUM_WARM = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Conditions):
     """Milliseconds a request. ``added`` is the median difference of a pair; ``router_cpu`` the
     router's processor time a request."""
 
-    taken_at: str
-    machine: Machine
-    load_before: float
-    load_after: float
     direct: Quantiles
     routed: Quantiles
     added: float

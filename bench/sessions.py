@@ -26,7 +26,7 @@ from bench.direct import DirectConversation
 from bench.engine import EngineAlone, running_engine
 from bench.keep import RESULTS, moment
 from bench.levels import LEVELS
-from bench.machine import Machine, describe_machine, load_average
+from bench.machine import Conditions, describe_machine, load_average
 from bench.measure import Quantiles
 from bench.model import build_checkpoint
 from bench.processes import MIB, look, name_of
@@ -80,11 +80,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    taken_at: str
-    machine: Machine
-    load_before: float
-    load_after: float
+class Report(Conditions):
     seed: int
     shape: str
     dtype: str

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bench.chaos.faults.base import Fault, Recovery
 from bench.chaos.leaks import Footprint
-from bench.machine import Machine
+from bench.machine import Conditions
 
 MAX_SHOWN = 20
 """Violations that are printed; all are kept."""
@@ -44,13 +44,9 @@ class Struck:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Conditions):
     """One run."""
 
-    taken_at: str
-    machine: Machine
-    load_before: float
-    load_after: float
     seconds: float
     seed: int
     num_clients: int

@@ -12,7 +12,7 @@ from bench.load.arrivals import Habits
 from bench.load.levels import Level
 from bench.load.outcomes import Limits
 from bench.load.overload import Overload
-from bench.machine import Machine
+from bench.machine import Conditions
 from bench.measure import Quantiles
 
 MAX_LATENESS_MS = 20.0
@@ -20,13 +20,9 @@ MAX_LATENESS_MS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """One run. ``load_before`` and ``load_after`` are load averages of a minute."""
+class Report(Conditions):
+    """One run."""
 
-    taken_at: str
-    machine: Machine
-    load_before: float
-    load_after: float
     seed: int
     settings: Mapping[str, str]
     """Of the service, where they are not the defaults."""

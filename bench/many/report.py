@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from bench.machine import Machine
+from bench.machine import Conditions
 from bench.many.asking import Checked
 from bench.measure import Quantiles
 from bench.processes import Usage
@@ -37,13 +37,9 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """One run. ``load_before`` and ``load_after`` are load averages of a minute."""
+class Report(Conditions):
+    """One run."""
 
-    taken_at: str
-    machine: Machine
-    load_before: float
-    load_after: float
     seed: int
     settings: Mapping[str, str]
     budget_mib: float

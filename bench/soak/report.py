@@ -11,19 +11,15 @@ from rich.table import Table
 from bench.load.arrivals import Habits
 from bench.load.levels import Level
 from bench.load.outcomes import Limits
-from bench.machine import Machine
+from bench.machine import Conditions
 from bench.soak.flat import Trend
 from bench.soak.samples import Sample
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """One run. ``load_before`` and ``load_after`` are load averages of a minute."""
+class Report(Conditions):
+    """One run."""
 
-    taken_at: str
-    machine: Machine
-    load_before: float
-    load_after: float
     seed: int
     settings: Mapping[str, str]
     habits: Habits

@@ -9,7 +9,9 @@ import pytest
 import typer
 
 from bench.bookkeeping import Crowd, Stopwatch, main
+from bench.modelled import ModelledRunner
 from bench.publish.page import performance_page
+from vlm_sessions.engine.types import Plan, StepResult
 
 
 def test_a_run_answers_sessions_from_their_caches_and_is_published(tmp_path: Path) -> None:
@@ -37,6 +39,19 @@ def test_the_devices_time_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
             watch.stop()
     assert watch.take() == pytest.approx(2.0)
     assert watch.take() == 0
+
+    execute = ModelledRunner.execute
+
+    def take_a_second(runner: ModelledRunner, plan: Plan) -> StepResult:
+        nonlocal now
+        now += 1.0
+        return execute(runner, plan)
+
+    monkeypatch.setattr(ModelledRunner, "execute", take_a_second)
+    crowd = Crowd(2, 1, seed=1)
+    crowd.open(0)
+    assert now > 1
+    assert crowd.watch.take() == 0
 
 
 def test_no_more_are_answered_than_there_are_to_ask(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 #include "functions.h"
 
-#define ALONE 64 /* rows at most that one thread has done before others begin */
+#define ALONE 64 /* rows: with so few, one thread is done before others have begun */
 
 #define TYPE float
 #define KIND f32

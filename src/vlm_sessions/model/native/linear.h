@@ -13,14 +13,11 @@
    Meanwhile the parts' next rows are asked for, a share of them in each pass: the processor does not
    do so by itself where numbers are read more than once. */
 
-/* Four sums, to where ``out`` points at and so many numbers further each, as bias and others do. */
-INLINE void NAME(put)(quad sums, const OUT *bias, const OUT *others, OUT *out, long apart) {
-  for (int s = 0; s < TILE_OUT; s++) {
-    float total = sums[s];
-    if (bias) total += NAME(widen)(bias[s * apart]);
-    if (others) total += NAME(widen)(others[s * apart]);
-    out[s * apart] = NAME(narrow)(total);
-  }
+/* A sum, with what is to be added, to where it belongs. */
+INLINE void NAME(put)(float sum, const OUT *bias, const OUT *others, OUT *out, long at) {
+  if (bias) sum += NAME(widen)(bias[at]);
+  if (others) sum += NAME(widen)(others[at]);
+  out[at] = NAME(narrow)(sum);
 }
 
 /* One row of each of TILE_OUT parts of the weight, with ``num_rows`` rows. Of ``num_asked`` parts, the
@@ -45,9 +42,11 @@ INLINE void NAME(tile)(const TYPE *weight, long apart, const float *rows, const 
       }
     }
   }
-  UNROLL for (int r = 0; r < num_rows; r++)
-    NAME(put)(sum_each(sums[0][r], sums[1][r], sums[2][r], sums[3][r]), bias,
-              others ? others + r * num_out : NULL, out + r * num_out, count);
+  UNROLL for (int r = 0; r < num_rows; r++) {
+    const quad each = sum_each(sums[0][r], sums[1][r], sums[2][r], sums[3][r]);
+    for (int o = 0; o < TILE_OUT; o++)
+      NAME(put)(each[o], bias, others ? others + r * num_out : NULL, out + r * num_out, o * count);
+  }
 }
 
 INLINE void NAME(pass)(const TYPE *weight, long apart, const float *rows, const OUT *bias,
@@ -118,13 +117,8 @@ static void NAME(streams)(const TYPE *weight, const float *row, const OUT *bias,
         sums[s] += NAME(load_half)(some, 1) * y;
       }
     }
-    UNROLL for (int s = 0; s < STREAMS; s++) {
-      const long at = s * count + o;
-      float total = sum(sums[s]);
-      if (bias) total += NAME(widen)(bias[at]);
-      if (others) total += NAME(widen)(others[at]);
-      out[at] = NAME(narrow)(total);
-    }
+    UNROLL for (int s = 0; s < STREAMS; s++)
+      NAME(put)(sum(sums[s]), bias, others, out, s * count + o);
   }
 }
 

@@ -25,7 +25,7 @@ from vlm_sessions.model.native.library import Library
 from vlm_sessions.model.text.interface import Bar
 from vlm_sessions.model.text.linear import Linear, make_linear
 from vlm_sessions.model.text.operations import Operations, Rotation, choose_operations
-from vlm_sessions.model.text.screen import MOST_ROWS, make_screen
+from vlm_sessions.model.text.screen import make_screen
 
 LAYER_PARAMETERS = frozenset(
     {
@@ -116,7 +116,7 @@ class FusedTextModel:
         return self._lm_head(hidden)
 
     def greedy(self, hidden: torch.Tensor, bar: Bar) -> torch.Tensor:
-        if self._screen is not None and len(hidden) <= MOST_ROWS:
+        if self._screen is not None:
             tokens = self._screen.greedy(hidden, bar)
             if tokens is not None:
                 return tokens

@@ -54,11 +54,14 @@ class Screen:
         """The tokens of the largest logits, the first of equal ones.
 
         Args:
-            hidden: ``[num_rows, hidden_size]``, of the weight's dtype, at most ``MOST_ROWS``.
+            hidden: ``[num_rows, hidden_size]``, of the weight's dtype.
 
         Returns:
-            ``[num_rows]`` int64; ``None``: too many tokens are left, or a row is not all numbers.
+            ``[num_rows]`` int64; ``None``: there are more than ``MOST_ROWS`` rows, too many tokens
+            are left, or a row is not all numbers.
         """
+        if hidden.shape[0] > MOST_ROWS:
+            return None
         tokens, scores = self.candidates(hidden, bar)
         if not 0 < len(tokens) <= self._most:
             return None
