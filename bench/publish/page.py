@@ -25,6 +25,8 @@ INTRODUCTION = (
     than times. Weights are random in the shape that is named, answers have a fixed length, pictures
     and questions differ from round to round, so that no figure is the cache's by accident.""",
 )
+NO_GPU = """**GPUs.** Not yet measured: no run of `python -m bench.gpu` is kept, which measures all of a
+    GPU's figures in one call."""
 
 # benchmark -> its section
 SECTIONS: dict[str, Section] = {
@@ -51,5 +53,6 @@ def performance_page(folder: Path = RESULTS) -> str:
         for name, write in SECTIONS.items()
         if (kept := newest(name, folder)) is not None
     ]
-    head = "\n\n".join(["# Performance", GENERATED, *map(paragraph, INTRODUCTION)])
+    introduction = INTRODUCTION if newest("gpu", folder) else (*INTRODUCTION, NO_GPU)
+    head = "\n\n".join(["# Performance", GENERATED, *map(paragraph, introduction)])
     return "\n".join([head + "\n", *sections])

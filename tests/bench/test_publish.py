@@ -41,6 +41,12 @@ def test_a_benchmark_that_never_ran_is_not_mentioned(tmp_path: Path) -> None:
     assert "## " not in performance_page(tmp_path)
 
 
+def test_what_was_never_measured_on_a_gpu_is_marked_so(tmp_path: Path) -> None:
+    assert "Not yet measured" in performance_page(tmp_path)
+    (tmp_path / "gpu-2026-01-02T030405Z.json").write_text("{}")
+    assert "Not yet measured" not in performance_page(tmp_path)
+
+
 def test_a_newer_run_changes_the_page(tmp_path: Path) -> None:
     kept = newest("router")
     assert kept is not None
