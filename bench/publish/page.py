@@ -25,8 +25,8 @@ INTRODUCTION = (
     than times. Weights are random in the shape that is named, answers have a fixed length, pictures
     and questions differ from round to round, so that no figure is the cache's by accident.""",
 )
-NO_GPU = """**GPUs.** Not yet measured: no run of `python -m bench.gpu` is kept, which measures all of a
-    GPU's figures in one call."""
+NO_GPU = """**GPUs.** Not yet measured: no run of `python -m bench.gpu` is kept, which measures
+    all of a GPU's figures in one call."""
 
 # benchmark -> its section
 SECTIONS: dict[str, Section] = {
