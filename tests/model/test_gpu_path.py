@@ -23,6 +23,7 @@ from vlm_sessions.config import Settings
 from vlm_sessions.engine.types import TokenSpan
 from vlm_sessions.model.attention.gpu import probe
 from vlm_sessions.model.attention.interface import AttentionBackend
+from vlm_sessions.model.attention.layout import lay_out
 from vlm_sessions.model.attention.paged import PagedAttention, PagedStep
 from vlm_sessions.model.attention.paged_call import PagedCall, PagedKernel, merge, plain_kernel
 from vlm_sessions.model.attention.reference import ReferenceAttention
@@ -155,8 +156,21 @@ def test_any_step_attends_as_the_reference_does(
             )
         )
     assert (got - expected).abs().max() < 1e-5
-    assert torch.equal(caches[0].keys, caches[1].keys)
-    assert torch.equal(caches[0].values, caches[1].values)
+    written = torch.tensor(lay_out(spans, BLOCK_SIZE).slots)
+    by_one, by_other = (cache.slots(1)[:, :, written] for cache in caches)
+    assert torch.equal(by_one, by_other)
+
+
+def test_a_block_copied_in_part_holds_no_values_of_others_behind_it() -> None:
+    """A paged kernel reads it whole."""
+    cache = KVCache(
+        SHAPE, num_blocks=3, block_size=BLOCK_SIZE, device=CPU, layout=Layout.TOKENS_FIRST
+    )
+    cache.bits.fill_(float("nan"))
+    cache.bits[:, :, :, 0] = 7.0
+    cache.copy(0, 2, 3)
+    assert (cache.bits[:, :, :, 2, :3] == 7.0).all()
+    assert (cache.values[:, :, 2, 3:] == 0).all()
 
 
 def test_keys_and_values_of_8_bits_are_scaled_alike(monkeypatch: pytest.MonkeyPatch) -> None:

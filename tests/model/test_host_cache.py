@@ -52,7 +52,7 @@ def test_a_block_comes_back_from_the_host_bit_for_bit(layout: Layout, gathers: b
 
 @pytest.mark.parametrize("gathers", [False, True], ids=["as on a CPU", "as on a GPU"])
 def test_what_is_loaded_in_part_leaves_no_values_of_others_behind_it(gathers: bool) -> None:
-    cache = filled_cache(Layout.HEADS_FIRST)
+    cache = filled_cache(Layout.TOKENS_FIRST)
     before = cache.bits.clone()
     host = HostKV(cache, num_slots=1, gathers=gathers)
     host.store([BlockStore(block=4, slot=0)])

@@ -63,6 +63,10 @@ LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(num_key_value_heads=4, **SIZES),
     "llama_gqa": lambda: LlamaConfig(num_key_value_heads=2, **SIZES),
+    "llama_in_one_call": lambda: LlamaConfig(num_key_value_heads=2, head_dim=32, **SIZES),
+    "llama_in_one_call_with_biases": lambda: LlamaConfig(
+        attention_bias=True, mlp_bias=True, head_dim=64, **SIZES
+    ),
     "llama_with_biases": lambda: LlamaConfig(attention_bias=True, mlp_bias=True, **SIZES),
     "llama_of_odd_sizes": lambda: LlamaConfig(**{**SIZES, "vocab_size": 151, "head_dim": 10}),
     "llama3_positions": lambda: LlamaConfig(rope_parameters=LLAMA3, **SIZES),
@@ -153,6 +157,22 @@ def test_it_gives_the_logits_of_transformers(name: str) -> None:
         assert original.std() > 0.1
         assert (ours - original).abs().max() < 1e-4
         assert (theirs - original).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["llama_in_one_call", "llama_in_one_call_with_biases"])
+def test_all_layers_in_one_call_give_the_bits_of_one_after_another(
+    name: str, dtype: torch.dtype
+) -> None:
+    text = FusedTextModel(make_model(CONFIGS[name](), dtype), load_library())
+    if load_library() is None:
+        pytest.skip("the kernels in C are not built")
+    shape = kv_shape(make_model(CONFIGS[name](), dtype))
+    together = steps(text, shape, "auto")
+    assert text._native_layers is not None
+    text._native_layers = None
+    for ours, expected in zip(together, steps(text, shape, "auto"), strict=True):
+        assert torch.equal(ours, expected)
 
 
 def test_every_text_model_that_may_be_loaded_is_tried_here() -> None:

@@ -187,13 +187,14 @@ def test_copies_are_made_one_after_another_and_before_anything_is_written(
     cache = runner._cache
     for block in range(3):
         cache.keys[:, :, block] = cache.values[:, :, block] = block + 1
-    copies = (BlockCopy(0, 5, 3), BlockCopy(5, 0, 2), BlockCopy(1, 5, 4), BlockCopy(2, 2, 1))
+    copies = (BlockCopy(0, 5, 3), BlockCopy(1, 0, 2), BlockCopy(0, 6, 3), BlockCopy(2, 2, 1))
     runner.execute(Plan(copies=copies))
-    values = cache.values[0, 0, :, :, 0]
-    assert values[0].tolist() == [1, 1] + [0] * 14
-    assert values[5].tolist() == [2] * 4 + [0] * 12
-    assert values[2].tolist() == [3] + [0] * 15
-    assert cache.keys[0, 0, 5, :4, 0].tolist() == [2] * 4
+    for pool in (cache.keys, cache.values):
+        numbers = pool[0, 0, :, :, 0]
+        assert numbers[5, :3].tolist() == [1] * 3
+        assert numbers[0].tolist() == [2] * 2 + [1] * 14
+        assert numbers[6, :3].tolist() == [2, 2, 1]
+        assert numbers[2, :1].tolist() == [3]
 
 
 def test_a_span_without_its_image_fails_loudly(runner: ModelRunner, tiny_path: Path) -> None:

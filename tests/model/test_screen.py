@@ -82,6 +82,7 @@ def test_few_tokens_are_left_of_many(dtype: torch.dtype) -> None:
     screen = Screen(weight, next(iter(BUILT.values())))
     for _ in range(10):
         tokens, _ = screen.candidates(torch.randn(1, 768).to(dtype), bar_nothing)
+        assert tokens is not None
         assert 1 <= len(tokens) <= 64
 
 
@@ -109,6 +110,9 @@ def test_a_row_that_is_not_all_numbers_or_a_head_of_equals_is_left_to_all_logits
         undefined = torch.full((num_rows, HIDDEN), float("nan"))
         assert screen.greedy(undefined, bar_nothing) is None
         assert screen.greedy(undefined.fill_(float("inf")), bar_nothing) is None
+    one_of_three = torch.randn(3, HIDDEN)
+    one_of_three[1, 5] = float("nan")
+    assert screen.greedy(one_of_three, bar_nothing) is None
     equals = Screen(torch.ones(VOCAB, HIDDEN), library)
     assert equals.greedy(torch.randn(2, HIDDEN), bar_nothing) is None
 

@@ -33,11 +33,13 @@ class Typical:
 
     def add(self, sample: float) -> None:
         self._samples.append(max(sample, 0.0))
-        self._median = median_low(self._samples)
+        self._median = None
 
     @property
     def value(self) -> float | None:
         """``None``: there is no sample yet."""
+        if self._median is None and self._samples:  # most samples come without being asked about
+            self._median = median_low(self._samples)
         return self._median
 
 

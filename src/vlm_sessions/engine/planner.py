@@ -55,11 +55,12 @@ class Planner:
         encoding = self._caches.images.encoding
         self._plan_decodes(step)
         self._plan_restores(step)
-        step.limit_prompts(
-            self._pacer.max_prompt_tokens(len(step.spans), beside_encoding=encoding.is_running)
-        )
-        self._plan_prefills(step)
-        self._admit(step)
+        if self._turns.has_prompts:
+            step.limit_prompts(
+                self._pacer.max_prompt_tokens(len(step.spans), beside_encoding=encoding.is_running)
+            )
+            self._plan_prefills(step)
+            self._admit(step)
         encoding.begin_parked()
         features = self._caches.images.features.take_moves()
         store, load = self._caches.pool.moves.take()

@@ -63,6 +63,11 @@ class Turns:
         for it, and all that wait in line would fill the host's memory with theirs."""
         return len(self.running) + self.num_parked < self._num_slots
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether there is anything to compute but the next token of each."""
+        return bool(self.waiting) or not all(sequence.is_decoding for sequence in self.running)
+
     def get(self, turn_id: str) -> Sequence | None:
         return self._by_id.get(turn_id)
 

@@ -99,6 +99,8 @@ class Encoder:
             Exception: what ``compute`` raised. All that was begun is lost then.
         """
         done: list[EncodedImage] = []
+        if not wait and self._done.empty():  # as in nearly all steps
+            return done
         with contextlib.suppress(queue.Empty):
             if wait:
                 done.append(self._take(WAIT_SECONDS))

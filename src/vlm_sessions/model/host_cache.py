@@ -100,7 +100,7 @@ class HostKV:
         def copy() -> None:
             for row, move in zip(rows, moves, strict=True):
                 row.copy_(self._slots[move.slot], non_blocking=True)
-                row[:, 1, :, move.num_tokens :] = 0  # as ``KVCache.clear`` would
+                self._cache.clear_behind(row, move.num_tokens)
             if used:
                 bits.index_copy_(3, blocks, gathered.movedim(0, 3))
 

@@ -35,10 +35,10 @@ class Layout(Enum):
 
     HEADS_FIRST = auto()
     """Consecutive blocks are, head by head, the matrices that attention multiplies: on a CPU a
-    context whose blocks follow each other is read where it lies."""
+    context whose blocks follow each other is read where it lies, and to the exact slot."""
     TOKENS_FIRST = auto()
     """All heads of a token stand together, as the paged kernels for GPUs want it: in memory
-    ``[num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim]``."""
+    ``[num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim]``. They read whole blocks."""
 
 
 class KVCache:
@@ -57,6 +57,10 @@ class KVCache:
         self.num_layers = shape.num_layers
         self.block_size = block_size
         self.device = device
+        self.is_read_whole = layout is Layout.TOKENS_FIRST
+        """Whether slots behind a conversation's last are read too, with a weight of 0. Nothing may
+        stand there but numbers: should another conversation have left a NaN, 0 · NaN is NaN. (What
+        keys give there is masked out, whatever it is.)"""
         self.scales = scales
         """``[num_layers, 2, num_kv_heads]`` float32: what is stored is to be multiplied by them."""
         self._pool = _allocate(shape, num_blocks, block_size, device, layout)
@@ -87,19 +91,21 @@ class KVCache:
         return pool.view(*pool.shape[:2], -1, pool.shape[-1])
 
     def clear(self, blocks: torch.Tensor) -> None:
-        """Forget what blocks ``[num_blocks]`` hold, in all layers.
-
-        A block that is begun must be cleared: its slots that are not yet written are read with a
-        weight of 0, and should another conversation have left a NaN there, 0 · NaN is NaN. (What
-        keys give there is masked out, whatever it is.)
-        """
+        """Forget the values that blocks ``[num_blocks]`` hold, in all layers: what is to be done
+        with a block that is begun, if the cache ``is_read_whole``."""
         self._bits[:, 1].index_fill_(2, blocks, 0)
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
-        """Take over the first ``num_tokens`` slots of a block, in all layers, and forget the others
-        of ``target``, as ``clear`` does. Both may be the same block."""
+        """Take over the first ``num_tokens`` slots of a block, in all layers. Those behind them are
+        forgotten where they would be read. Both may be the same block."""
         self._bits[:, :, :, target, :num_tokens] = self._bits[:, :, :, source, :num_tokens]
-        self._bits[:, 1, :, target, num_tokens:] = 0
+        self.clear_behind(self._bits[:, :, :, target], num_tokens)
+
+    def clear_behind(self, block: torch.Tensor, num_tokens: int) -> None:
+        """Forget values of ``[num_layers, 2, num_kv_heads, block_size, head_dim]`` that come after
+        so many tokens, if they would be read."""
+        if self.is_read_whole:
+            block[:, 1, :, num_tokens:] = 0
 
     def write(self, layer: int, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
         """Store rows ``[num_tokens, 2 * num_kv_heads, head_dim]``, keys before values, at ``slots``

@@ -193,7 +193,11 @@ class ModelRunner:
                 draws.append(span.draw)
         if not rows:
             return ()
-        last = hidden[to_device(rows, torch.long, self._device)]
+        first, after = rows[0], rows[-1] + 1
+        if after - first == len(rows):  # as in a step that only decodes: nothing is copied
+            last = hidden[first:after]
+        else:
+            last = hidden[to_device(rows, torch.long, self._device)]
         tokens = self._sampler.choose_after(self._text, last, draws)
         if self._lookahead:
             self._lookahead.prepare(spans, tokens)

@@ -43,6 +43,7 @@ class Sampler:
     ) -> None:
         self._eos = torch.tensor(sorted(eos_ids), dtype=torch.long, device=device)
         self._never = torch.tensor(sorted(never), dtype=torch.long, device=device)
+        self._never_or_eos = torch.cat((self._never, self._eos))
         self._device = device
 
     def sample(self, logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
@@ -84,9 +85,10 @@ class Sampler:
 
     def _bar(self, logits: torch.Tensor, draws: Sequence[Draw]) -> None:
         """Set what cannot be chosen to minus infinity."""
-        logits.index_fill_(1, self._never, float("-inf"))
         endless = [row for row, draw in enumerate(draws) if draw.sampling.ignore_eos]
-        if endless:
+        barred = self._never_or_eos if len(endless) == len(draws) else self._never
+        logits.index_fill_(1, barred, float("-inf"))
+        if 0 < len(endless) < len(draws):
             rows = self._send(endless, torch.long)
             logits[rows[:, None], self._eos] = float("-inf")
 

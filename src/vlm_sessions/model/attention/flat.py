@@ -1,4 +1,4 @@
-"""A step of few rows as one call of our kernel in C for each layer.
+"""A step of few rows by our kernel in C: one call for each layer, or for all (``text/native.py``).
 
 The step is laid out as numbers once: which runs of slots which rows read. Rows that begin with the
 same blocks are a family, whose common runs are read for all of them at once. Another run is read by
@@ -76,10 +76,8 @@ class FlatAttention:
         if sum(len(span.tokens) for span in spans) > self._max_rows:
             return self._otherwise.plan(spans)
         layout = lay_out(spans, self._cache.block_size)
-        if layout.begun:
-            self._cache.clear(torch.tensor(layout.begun))
         families = find_families(spans, self._cache.block_size)
-        return _Step(
+        return FlatStep(
             self._library,
             self._cache,
             positions=torch.tensor(layout.positions),
@@ -89,8 +87,8 @@ class FlatAttention:
         )
 
 
-class _Step:
-    """``AttentionStep``. Holds the memory that its structure points to."""
+class FlatStep:
+    """``AttentionStep`` of a ``FlatAttention``. Holds the memory that its structure points to."""
 
     def __init__(
         self,
@@ -103,8 +101,8 @@ class _Step:
         scale: float,
     ) -> None:
         self.positions = positions
+        self.cache = cache
         self._library = library
-        self._cache = cache
         self._slots = slots
         self._families = families
         self._scale = scale
@@ -112,16 +110,17 @@ class _Step:
         self._struct: StepStruct | None = None
 
     def attend(self, layer: int, queries: torch.Tensor, keys_values: torch.Tensor) -> torch.Tensor:
-        pool = self._cache.slots(layer)
-        if self._struct is None:
-            self._struct = self._lay_out(queries, keys_values, pool)
-        return self._library.attend_step(self._struct, queries, keys_values, pool)
+        struct = self.struct(queries.shape[1])
+        return self._library.attend_step(struct, queries, keys_values, self.cache.slots(layer))
 
-    def _lay_out(
-        self, queries: torch.Tensor, keys_values: torch.Tensor, pool: torch.Tensor
-    ) -> StepStruct:
-        num_rows, num_heads, dim = queries.shape
-        num_kv_heads = keys_values.shape[1] // 2
+    def struct(self, num_heads: int) -> StepStruct:
+        """The step as numbers, for so many heads of queries."""
+        if self._struct is None:
+            self._struct = self._lay_out(num_heads)
+        return self._struct
+
+    def _lay_out(self, num_heads: int) -> StepStruct:
+        _, _, num_kv_heads, num_blocks, block_size, dim = self.cache.bits.shape
         families: list[tuple[int, ...]] = []
         parts: list[tuple[int, ...]] = []
         first_row = 0
@@ -134,11 +133,11 @@ class _Step:
         order = [row for family in self._families for row in family.rows]
         self._numbers = [self._slots, *map(torch.tensor, (order, families, parts))]
         return StepStruct(
-            num_rows,
+            len(order),
             num_kv_heads,
             num_heads // num_kv_heads,
             dim,
-            pool.shape[2],
+            num_blocks * block_size,
             len(families),
             torch.get_num_threads(),
             self._scale,

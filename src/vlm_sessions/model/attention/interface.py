@@ -43,7 +43,8 @@ class AttentionBackend(Protocol):
     """One way of computing attention over one ``KVCache``, whose layout it chose."""
 
     def plan(self, spans: Sequence[TokenSpan]) -> AttentionStep:
-        """Lay out a step, and clear the blocks that it begins (see ``KVCache.clear``).
+        """Lay out a step, and clear the blocks that it begins if they are read whole (see
+        ``KVCache.clear``).
 
         A step may be used until the next ``plan``.
         """

@@ -1,4 +1,4 @@
-"""What every backend needs to know of a step: where tokens go, and which blocks begin with them."""
+"""What every backend needs to know of a step: where its tokens go."""
 
 from __future__ import annotations
 
@@ -17,26 +17,20 @@ class RowLayout:
     """Of each token in its conversation."""
     slots: list[int]
     """Where each token's keys and values are written: ``block * block_size + offset``."""
-    begun: list[int]
-    """Blocks to be cleared first, since the step writes to their beginning and not to their end."""
 
 
 def lay_out(spans: Sequence[TokenSpan], block_size: int) -> RowLayout:
     positions: list[int] = []
     slots: list[int] = []
-    begun: list[int] = []
     for span in spans:
         end = span.start + len(span.tokens)
-        num_blocks = -(-end // block_size)
-        assert num_blocks <= len(span.blocks), "a span must come with blocks for all its tokens"
+        assert end <= len(span.blocks) * block_size, "a span comes with blocks for all its tokens"
         positions.extend(range(span.start, end))
         slots.extend(
             span.blocks[position // block_size] * block_size + position % block_size
             for position in range(span.start, end)
         )
-        if span.start <= (num_blocks - 1) * block_size and end % block_size:
-            begun.append(span.blocks[num_blocks - 1])
-    return RowLayout(positions, slots, begun)
+    return RowLayout(positions, slots)
 
 
 def rows_of(spans: Sequence[TokenSpan]) -> list[range]:

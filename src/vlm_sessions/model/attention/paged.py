@@ -95,8 +95,9 @@ class PagedAttention:
 
     def plan(self, spans: Sequence[TokenSpan]) -> AttentionStep:
         layout = lay_out(spans, self._cache.block_size)
-        if layout.begun:
-            self._cache.clear(self._send(layout.begun, torch.long))
+        begun = _begun(spans, self._cache.block_size)
+        if begun:
+            self._cache.clear(self._send(begun, torch.long))
         shared = find_shared_prefixes(spans, self._cache.block_size) if self._share else []
         return PagedStep(
             cache=self._cache,
@@ -166,3 +167,15 @@ class PagedAttention:
 
     def _send(self, values: Sequence[object], dtype: torch.dtype) -> torch.Tensor:
         return to_device(values, dtype, self._cache.device)
+
+
+def _begun(spans: Sequence[TokenSpan], block_size: int) -> list[int]:
+    """Blocks that the step writes to the beginning of, and not to the end: what is behind it will
+    be read as well."""
+    begun = []
+    for span in spans:
+        end = span.start + len(span.tokens)
+        last = (end - 1) // block_size
+        if span.start <= last * block_size and end % block_size:
+            begun.append(span.blocks[last])
+    return begun

@@ -70,8 +70,6 @@ class ReferenceAttention:
     def plan(self, spans: Sequence[TokenSpan]) -> AttentionStep:
         size, device = self._cache.block_size, self._cache.device
         layout = lay_out(spans, size)
-        if layout.begun:
-            self._cache.clear(torch.tensor(layout.begun, device=device))
         planned = []
         first_row = 0
         for span in spans:

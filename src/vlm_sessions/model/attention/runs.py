@@ -87,8 +87,6 @@ class RunAttention:
 
     def plan(self, spans: Sequence[TokenSpan]) -> AttentionStep:
         layout = lay_out(spans, self._cache.block_size)
-        if layout.begun:
-            self._cache.clear(torch.tensor(layout.begun))
         families = self._families(spans)
         children = [(sum(len(rows) for rows in members), piece) for members, piece in families]
         order = [row for members, _ in families for rows in members for row in rows]
@@ -150,14 +148,14 @@ class RunAttention:
 
 def cut_runs(blocks: Sequence[int], length: int, block_size: int) -> list[range]:
     """The slots of a table's first ``length`` tokens, in order, as runs."""
-    runs: list[range] = []
-    for index, block in enumerate(blocks[: -(-length // block_size)]):
-        first = block * block_size
-        num_slots = min(block_size, length - index * block_size)
-        if runs and runs[-1].stop == first:
-            runs[-1] = range(runs[-1].start, first + num_slots)
-        else:
-            runs.append(range(first, first + num_slots))
+    needed = blocks[: -(-length // block_size)]
+    if not needed:
+        return []
+    breaks = [index for index, (a, b) in enumerate(pairwise(needed), 1) if b != a + 1]
+    runs = []
+    for begin, end in pairwise((0, *breaks, len(needed))):
+        first = needed[begin] * block_size
+        runs.append(range(first, first + min(end * block_size, length) - begin * block_size))
     return runs
 
 

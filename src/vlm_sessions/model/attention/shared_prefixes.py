@@ -33,6 +33,8 @@ class SharedPrefix:
 
 def find_shared_prefixes(spans: Sequence[TokenSpan], block_size: int) -> list[SharedPrefix]:
     """Beginnings to be read once. No span is in two of them."""
+    if len(spans) < 2:
+        return []
     candidates = sorted(
         (span.blocks[: span.start // block_size], number) for number, span in enumerate(spans)
     )

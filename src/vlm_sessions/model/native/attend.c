@@ -5,10 +5,10 @@
 
 #include "functions.h"
 
-#define CHUNK 64
-#define LONG_CHUNK 512 /* of keys, for few queries */
+#define CHUNK 1024     /* of keys, for few queries: between two, nothing is read */
 #define STREAMS 4      /* that memory is read in beside each other */
 #define GROUP 4
+#define AHEAD 8        /* rows: so long before it is read memory is asked for */
 #define MAX_DIM 256
 #define LINE 64 /* bytes of a cache line */
 #define UNROLL_PAIRS _Pragma("GCC unroll 4")
@@ -87,6 +87,23 @@ INLINE void prefetch_keys(const void *later, long num_later, const struct next *
     prefetch((const char *)later + at, size);
   else if (num_later <= 0 && at < next->size)
     prefetch(next->keys + at, size);
+}
+
+/* While row ``k`` is read of each of the STREAMS of ``each`` rows, ``size`` bytes a row, that begin at
+   ``rows``: asks for what is read AHEAD rows later, or for the first of the streams of ``then_each``
+   at ``then``. */
+INLINE void ask_ahead(const void *rows, long each, const void *then, long then_each, long k,
+                      const long size) {
+  const char *from = rows;
+  k += each < AHEAD ? each : AHEAD;
+  if (k >= each) {
+    from = then;
+    k -= each;
+    each = then_each;
+  }
+  UNROLL for (int s = 0; s < STREAMS; s++)
+    UNROLL for (long at = 0; at < size; at += LINE)
+      __builtin_prefetch(from + (s * each + k) * size + at);
 }
 
 /* Turns ``size`` scores, of which the first ``num_seen`` count, into weights against the largest so

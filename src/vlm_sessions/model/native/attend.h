@@ -4,18 +4,18 @@
    it, and the weighted values (Milakov and Gimelshein, arXiv:1805.02867; Dao et al., arXiv:2205.14135).
    All of it is float32, so parts of a context may come in any order and lie anywhere.
 
-   Up to GROUP queries at a time read up to LONG_CHUNK keys and then as many values, in STREAMS parts
-   beside each other: that is what the processor's own prefetching is fastest with. Of numbers that
-   are NARROW, whose runs end before it has found out, values are asked for while their keys are
-   read, and then the next keys. MANY queries go another way (attend_many.h, attend_tiles.h). */
+   Up to GROUP queries at a time read up to CHUNK keys and then as many values, in STREAMS parts
+   beside each other: that is what the processor's own prefetching is fastest with. Numbers that are
+   NARROW, of which more is computed in the time that memory takes, are asked for AHEAD of that. MANY
+   queries go another way (attend_many.h, attend_tiles.h). */
 
-/* Scores [GROUP][LONG_CHUNK] of ``size`` keys. */
+/* Scores [GROUP][CHUNK] of ``size`` keys. */
 INLINE void NAME(score)(const struct state *states, const TYPE *keys, const TYPE *values,
-                        float (*scores)[LONG_CHUNK], const int size, const int dim,
+                        float (*scores)[CHUNK], const int size, const int dim,
                         const int num_queries) {
   const int each = size / STREAMS;
   for (int k = 0; k < each; k++) {
-    if (NARROW) prefetch(values + k * STREAMS * dim, STREAMS * dim * sizeof(TYPE));
+    if (NARROW) ask_ahead(keys, each, values, each, k, dim * sizeof(TYPE));
     vec sums[GROUP][STREAMS];
     UNROLL for (int q = 0; q < num_queries; q++)
       UNROLL for (int s = 0; s < STREAMS; s++) sums[q][s] = (vec){0};
@@ -48,7 +48,7 @@ INLINE void NAME(score)(const struct state *states, const TYPE *keys, const TYPE
 
 /* One value, weighted, to what was added up. */
 INLINE void NAME(add_value)(vec (*sums)[MAX_DIM / LANES], const TYPE *value,
-                            float (*weights)[LONG_CHUNK], const int k, const int dim,
+                            float (*weights)[CHUNK], const int k, const int dim,
                             const int num_queries) {
   UNROLL_PAIRS for (int p = 0; p < dim / PAIR; p++) {
     vec first, second;
@@ -63,15 +63,17 @@ INLINE void NAME(add_value)(vec (*sums)[MAX_DIM / LANES], const TYPE *value,
 INLINE void NAME(add_run)(struct state *states, const TYPE *keys, const TYPE *values,
                           const long *visible, const struct next *next, const int dim,
                           const int num_queries) {
-  float scores[GROUP][LONG_CHUNK];
+  float scores[GROUP][CHUNK];
   const long row = dim * sizeof(TYPE);
   long length = 0;
   for (int q = 0; q < num_queries; q++) length = visible[q] > length ? visible[q] : length;
-  for (long start = 0; start < length; start += LONG_CHUNK) {
-    const int size = length - start < LONG_CHUNK ? (int)(length - start) : LONG_CHUNK;
+  for (long start = 0; start < length; start += CHUNK) {
+    const int size = length - start < CHUNK ? (int)(length - start) : CHUNK;
     const int each = size / STREAMS;
-    const long num_later = (length - start - LONG_CHUNK) * row;
     const TYPE *key = keys + start * dim, *value = values + start * dim;
+    const long left = length - start - size, then_size = left > 0 ? left : next->size / row;
+    const void *then = left > 0 ? (const void *)(key + CHUNK * dim) : next->keys;
+    const long then_each = (then_size < CHUNK ? then_size : CHUNK) / STREAMS;
     NAME(score)(states, key, value, scores, size, dim, num_queries);
     for (int q = 0; q < num_queries; q++) {
       const float rescale = weigh(scores[q], size, visible[q] - start, &states[q]);
@@ -82,8 +84,7 @@ INLINE void NAME(add_run)(struct state *states, const TYPE *keys, const TYPE *va
     UNROLL for (int q = 0; q < num_queries; q++)
       for (int p = 0; p < dim / LANES; p++) sums[q][p] = load(states[q].values + p * LANES);
     for (int k = 0; k < each; k++) {
-      if (NARROW)
-        prefetch_keys(key + LONG_CHUNK * dim, num_later, next, k * STREAMS * row, STREAMS * row);
+      if (NARROW) ask_ahead(value, each, then, then_each, k, row);
       UNROLL for (int s = 0; s < STREAMS; s++)
         NAME(add_value)(sums, value + (s * each + k) * dim, scores, s * each + k, dim, num_queries);
     }

@@ -22,7 +22,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BUILT = HERE / "built"
-SOURCES = ("linear.c", "attend.c", "glue.c")
+SOURCES = ("linear.c", "attend.c", "glue.c", "decode.c", "screen.c")
 FLAGS = (
     *("-std=gnu11", "-O2", "-fvect-cost-model=dynamic", "-fPIC", "-shared", "-fopenmp"),
     # expf sets no errno, and no one asks for floating-point exceptions; numbers stay what they are.

@@ -34,6 +34,7 @@ _SIGNATURES: dict[str, _Types] = {
     "norm": (_P, _P, _P, _L, _L, _F, _I),
     "rotate": (_P, _P, _P, _L, _L, _L, _L, _I),
     "gate": (_P, _P, _L, _L, _I),
+    "decode": (_P, _P, _P, _P, _P, _P, _P, _P, _L, _L, _I),
 }
 
 
@@ -46,6 +47,23 @@ class StepStruct(ctypes.Structure):
         ("scale", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in ("slots", "order", "families", "parts")),
     )
+
+
+class DecoderStruct(ctypes.Structure):
+    """``struct decoder`` of decode.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("num_layers", "hidden_size", "intermediate_size")),
+        *((name, ctypes.c_int64) for name in ("num_heads", "num_kv_heads", "dim")),
+        ("eps", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("norm", "layers")),
+    )
+
+    @property
+    def room_a_row(self) -> int:
+        """Numbers that ``Library.decode`` wants to work with."""
+        heads = 2 * (self.num_heads + self.num_kv_heads) * self.dim
+        return int(3 * self.hidden_size + heads + 3 * self.intermediate_size)
 
 
 class Library:
@@ -68,6 +86,8 @@ class Library:
             ("linear", torch.int8): library.linear_s8
         }
         library.linear_s8.argtypes = _SIGNATURES["linear"]
+        self._screen = library.screen
+        self._screen.argtypes, self._screen.restype = (_P,) * 5 + (_L,) * 4, _L
         for name, types in _SIGNATURES.items():
             for dtype, suffix in DTYPES.items():
                 function = library[f"{name}_{suffix}"]
@@ -136,6 +156,31 @@ class Library:
             torch.get_num_threads(),
         )
         return out
+
+    def screen(
+        self,
+        rows: torch.Tensor,
+        scores: torch.Tensor,
+        scales: torch.Tensor,
+        errors: torch.Tensor,
+        *,
+        most: int,
+    ) -> torch.Tensor | None:
+        """Which columns may hold the largest number of a row, ascending, int64.
+
+        Args:
+            rows: ``[num_rows, size]`` float32, at most 64.
+            scores: ``[num_rows, num_columns]`` float32. Multiplied by ``scales`` they are right but
+                for the row's length times ``errors``, at most; minus infinity is that.
+            scales: ``[num_columns]`` float32, as ``errors``.
+
+        Returns:
+            ``None``: there are more than ``most``, or a row is not all numbers.
+        """
+        found = torch.empty(most, dtype=torch.int64)
+        pointers = (tensor.data_ptr() for tensor in (rows, scores, scales, errors, found))
+        count: int = self._screen(*pointers, *rows.shape, scores.shape[1], most)
+        return None if count < 0 else found[:count]
 
     def norms(self, dtype: torch.dtype, size: int) -> bool:
         """Whether ``norm`` and ``gate`` can take rows of this kind."""
@@ -238,6 +283,45 @@ class Library:
             slots.data_ptr(),
             out.data_ptr(),
             queries.stride(0),
+        )
+        return out
+
+    def decode(
+        self,
+        decoder: DecoderStruct,
+        step: StepStruct,
+        embeds: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        *,
+        pool: torch.Tensor,
+        room: torch.Tensor,
+    ) -> torch.Tensor:
+        """All layers of a step, and the last norm: what ``norm``, ``linear``, ``rotate_``,
+        ``attend_step`` and ``gate`` give one after another.
+
+        Args:
+            embeds: ``[num_rows, hidden_size]``, contiguous, at most ``MAX_ROWS``.
+            rotation: the cosine and sine that ``rotate_`` takes.
+            pool: ``[num_layers, 2, num_kv_heads, ...]``, contiguous.
+            room: of ``decoder.room_a_row`` numbers for each row, and of any content.
+
+        Raises:
+            MemoryError: as ``linear`` and ``attend_step`` do.
+        """
+        out = torch.empty_like(embeds)
+        self._call(
+            "decode",
+            embeds.dtype,
+            ctypes.addressof(decoder),
+            ctypes.addressof(step),
+            embeds.data_ptr(),
+            *(numbers.data_ptr() for numbers in rotation),
+            pool.data_ptr(),
+            room.data_ptr(),
+            out.data_ptr(),
+            embeds.shape[0],
+            pool.stride(0),
+            torch.get_num_threads(),
         )
         return out
 

@@ -24,6 +24,7 @@ from vlm_sessions.model.attention.interface import AttentionStep
 from vlm_sessions.model.native.library import Library
 from vlm_sessions.model.text.interface import Bar
 from vlm_sessions.model.text.linear import Linear, make_linear
+from vlm_sessions.model.text.native import LayerWeights, Sizes, make_native_layers
 from vlm_sessions.model.text.operations import Operations, Rotation, choose_operations
 from vlm_sessions.model.text.screen import make_screen
 
@@ -93,6 +94,19 @@ class FusedTextModel:
         ]
         self._norm: torch.Tensor = language_model.norm.weight
         self._eps = text.rms_norm_eps
+        self._native_layers = make_native_layers(
+            library if all(layer.is_plain for layer in self._layers) else None,
+            [layer.weights for layer in self._layers],
+            self._norm,
+            Sizes(
+                text.hidden_size,
+                text.intermediate_size,
+                heads.num_queries,
+                heads.num_keys,
+                heads.dim,
+            ),
+            eps=self._eps,
+        )
         head = model.get_output_embeddings()
         self._lm_head = make_linear(head.weight, head.bias, library)
         self._screen = make_screen(head.weight, head.bias, library)
@@ -107,6 +121,10 @@ class FusedTextModel:
 
     def forward(self, embeds: torch.Tensor, step: AttentionStep) -> torch.Tensor:
         rotation = self._rotate(embeds, step.positions)
+        if self._native_layers is not None:
+            computed = self._native_layers.forward(embeds, rotation, step)
+            if computed is not None:
+                return computed
         hidden = embeds
         for layer in self._layers:
             hidden = layer(hidden, rotation, step)
@@ -157,31 +175,38 @@ class _Layer:
         self._heads = heads
         self._eps = eps
         self._operations = operations
-        self._input_norm: torch.Tensor = module.input_layernorm.weight
-        self._qkv = _join([attention.q_proj, attention.k_proj, attention.v_proj], library)
         self._head_norm = _head_norm(attention, heads)
-        self._out = make_linear(attention.o_proj.weight, attention.o_proj.bias, library)
-        self._mlp_norm: torch.Tensor = module.post_attention_layernorm.weight
-        self._gate_up = _join([mlp.gate_proj, mlp.up_proj], library)
-        self._down = make_linear(mlp.down_proj.weight, mlp.down_proj.bias, library)
+        self.weights = LayerWeights(
+            input_norm=module.input_layernorm.weight,
+            qkv=_join([attention.q_proj, attention.k_proj, attention.v_proj], library),
+            out=make_linear(attention.o_proj.weight, attention.o_proj.bias, library),
+            mlp_norm=module.post_attention_layernorm.weight,
+            gate_up=_join([mlp.gate_proj, mlp.up_proj], library),
+            down=make_linear(mlp.down_proj.weight, mlp.down_proj.bias, library),
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether query and key heads have no norms."""
+        return self._head_norm is None
 
     def __call__(
         self, hidden: torch.Tensor, rotation: Rotation, step: AttentionStep
     ) -> torch.Tensor:
-        operations = self._operations
+        operations, weights = self._operations, self.weights
         attended = self._attend(
-            operations.norm(hidden, self._input_norm, self._eps), rotation, step
+            operations.norm(hidden, weights.input_norm, self._eps), rotation, step
         )
-        hidden = self._out(attended, hidden)
-        gate_up = self._gate_up(operations.norm(hidden, self._mlp_norm, self._eps))
-        return self._down(operations.gate(gate_up), hidden)
+        hidden = weights.out(attended, hidden)
+        gate_up = weights.gate_up(operations.norm(hidden, weights.mlp_norm, self._eps))
+        return weights.down(operations.gate(gate_up), hidden)
 
     def _attend(
         self, normed: torch.Tensor, rotation: Rotation, step: AttentionStep
     ) -> torch.Tensor:
         """``[num_tokens, num_heads * head_dim]``."""
         num_queries = self._heads.num_queries
-        heads = self._qkv(normed).view(normed.shape[0], -1, self._heads.dim)
+        heads = self.weights.qkv(normed).view(normed.shape[0], -1, self._heads.dim)
         turned = heads[:, : num_queries + self._heads.num_keys]
         if self._head_norm is not None:
             normed_heads = functional.rms_norm(turned, turned.shape[-1:], None, self._eps)

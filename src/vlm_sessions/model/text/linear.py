@@ -64,14 +64,14 @@ class NativeLinear:
     """By our kernels, where there are few rows."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, library: Library) -> None:
-        self._weight = weight
-        self._bias = bias
+        self.weight = weight
+        self.bias = bias
         self._library = library
 
     def __call__(self, rows: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
         if rows.shape[0] > MAX_NATIVE_ROWS:
-            return _add(functional.linear(rows, self._weight, self._bias), others)
-        return self._library.linear(rows, self._weight, self._bias, others)
+            return _add(functional.linear(rows, self.weight, self.bias), others)
+        return self._library.linear(rows, self.weight, self.bias, others)
 
 
 class Float32Linear:

@@ -60,31 +60,36 @@ class Screen:
             ``[num_rows]`` int64; ``None``: there are more than ``MOST_ROWS`` rows, too many tokens
             are left, or a row is not all numbers.
         """
-        if hidden.shape[0] > MOST_ROWS:
+        num_rows = hidden.shape[0]
+        if num_rows > MOST_ROWS:
             return None
         tokens, scores = self.candidates(hidden, bar)
-        if not 0 < len(tokens) <= self._most:
+        if tokens is None:
             return None
+        if len(tokens) == 1:
+            return tokens.expand(num_rows)
         padding = tokens[-1:].expand(-len(tokens) % _MULTIPLE)  # equal and behind: never the first
         tokens = torch.cat((tokens, padding))
         logits = self._library.linear(hidden, self._weight[tokens])
-        logits.masked_fill_(scores[:, tokens].isneginf(), float("-inf"))
+        if num_rows > 1:  # what is barred for one may have come by another
+            logits.masked_fill_(scores[:, tokens].isneginf(), float("-inf"))
         return tokens[logits.argmax(dim=-1)]
 
-    def candidates(self, hidden: torch.Tensor, bar: Bar) -> tuple[torch.Tensor, torch.Tensor]:
+    def candidates(
+        self, hidden: torch.Tensor, bar: Bar
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Tokens of which one may have the largest logit, of any row.
 
         Returns:
-            ``[num_candidates]`` int64, ascending; and what the logits are about,
-            ``[num_rows, vocab_size]`` float32.
+            ``[num_candidates]`` int64, ascending, of which there is one at least (``None``: see
+            ``greedy``); and scores ``[num_rows, vocab_size]`` float32 that are minus infinity where
+            a token is barred.
         """
-        rows = hidden.float()
-        scores = self._library.linear_8_bits(rows, self._numbers).mul_(self._scales)
+        rows = hidden.float().contiguous()
+        scores = self._library.linear_8_bits(rows, self._numbers)
         bar(scores)
-        lengths = rows.norm(dim=1)
-        at_least = torch.addr(scores, lengths, self._errors, alpha=-1).amax(dim=1, keepdim=True)
-        at_most = torch.addr(scores, lengths, self._errors)
-        return (at_most >= at_least).any(dim=0).nonzero()[:, 0], scores
+        tokens = self._library.screen(rows, scores, self._scales, self._errors, most=self._most)
+        return tokens, scores
 
 
 def make_screen(
