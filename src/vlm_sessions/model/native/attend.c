@@ -8,6 +8,7 @@
 #define CHUNK 1024     /* of keys, for few queries: between two, nothing is read */
 #define STREAMS 4      /* that memory is read in beside each other */
 #define GROUP 4
+#define MIN_MANY (LANES / 2 + 1) /* with fewer, most of a vector or a tile would be idle */
 #define AHEAD 8        /* rows: so long before it is read memory is asked for */
 #define MAX_DIM 256
 #define LINE 64 /* bytes of a cache line */
@@ -134,13 +135,11 @@ INLINE float weigh(float *scores, int size, long num_seen, struct state *state) 
 #define NARROW 0
 #define KIND f32
 #define MANY add_many
-#define MIN_MANY (LANES / 2 + 1) /* with fewer, most of a vector would be idle */
 #include "attend.h"
 #undef TYPE
 #undef NARROW
 #undef KIND
 #undef MANY
-#undef MIN_MANY
 
 #define TYPE bf16
 #define NARROW 1
@@ -149,6 +148,5 @@ INLINE float weigh(float *scores, int size, long num_seen, struct state *state) 
 #include "attend_tiles.h"
 #define TILES
 #define MANY add_by_tiles
-#define MIN_MANY 5
 #endif
 #include "attend.h"
