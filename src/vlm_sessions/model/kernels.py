@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from vlm_sessions.config import Settings
+from vlm_sessions.model.activation import fuse_activations
 from vlm_sessions.model.attention.flat import FlatAttention
 from vlm_sessions.model.attention.gpu import choose_paged_kernel
 from vlm_sessions.model.attention.interface import AttentionBackend
@@ -54,8 +55,10 @@ class Kernels:
 
 
 def choose_kernels(settings: Settings, loaded: LoadedModel) -> Kernels:
-    """Take over a loaded model's text half."""
+    """Take over a loaded model's text half, and the activation of its vision tower."""
     library = _library(settings, loaded)
+    if library is not None:
+        fuse_activations(loaded.model.model.vision_tower, library)
     text = _text_model(settings, loaded, library)
     kv_shape, kv_scales = _storage(settings, loaded, text)
     plain = Kernels(

@@ -6,7 +6,7 @@ vectors.h     one source for every width of vector
 functions.h   e^x and the like of vectors
 linear.c      few rows times a weight: linear.h by vectors, tiles.h by Intel's AMX
 attend.c      a step's attention in one layer, or few queries over a run of keys: attend.h
-glue.c        norm, rotation and gate: glue.h
+glue.c        norm, rotation, gate and a vision tower's activation: glue.h
 decode.c      all layers of a step, by the kernels above: decode.h
 screen.c      which tokens may have the largest logit
 

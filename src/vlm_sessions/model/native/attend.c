@@ -101,6 +101,7 @@ INLINE void ask_ahead(const void *rows, long each, const void *then, long then_e
     from = then;
     k -= each;
     each = then_each;
+    if (k >= each) return;
   }
   UNROLL for (int s = 0; s < STREAMS; s++)
     UNROLL for (long at = 0; at < size; at += LINE)

@@ -1,4 +1,4 @@
-/* What stands between a decoder's products: library.py says how it is called. */
+/* What stands between products: library.py says how it is called. */
 
 #include "functions.h"
 

@@ -1,5 +1,5 @@
-/* What stands between a decoder's products, each row by row. Included once for each KIND. All return
-   0, as what may fail does. */
+/* What stands between a decoder's products, each row by row, and a vision tower's. Included once for
+   each KIND. All return 0, as what may fail does. */
 
 /* out = rows / root of their mean square * weight [size] (Zhang and Sennrich, arXiv:1910.07467). */
 int NAME(norm)(const TYPE *rows, const TYPE *weight, TYPE *out, long num_rows, long size,
@@ -58,6 +58,17 @@ int NAME(gate)(const TYPE *rows, TYPE *out, long num_rows, long size, int num_th
       NAME(store_pair)(out + r * size + i, gate[0] * sigmoid(gate[0]) * up[0],
                        gate[1] * sigmoid(gate[1]) * up[1]);
     }
+  }
+  return 0;
+}
+
+/* x * sigmoid(1.702 x) of ``count`` numbers, a multiple of PAIR, in place. */
+int NAME(quick_gelu)(TYPE *numbers, long count, int num_threads) {
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+  for (long i = 0; i < count; i += PAIR) {
+    vec x[2];
+    NAME(load_pair)(numbers + i, &x[0], &x[1]);
+    NAME(store_pair)(numbers + i, x[0] * sigmoid(x[0] * 1.702f), x[1] * sigmoid(x[1] * 1.702f));
   }
   return 0;
 }

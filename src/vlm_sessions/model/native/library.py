@@ -34,6 +34,7 @@ _SIGNATURES: dict[str, _Types] = {
     "norm": (_P, _P, _P, _L, _L, _F, _I),
     "rotate": (_P, _P, _P, _L, _L, _L, _L, _I),
     "gate": (_P, _P, _L, _L, _I),
+    "quick_gelu": (_P, _L, _I),
     "decode": (_P, _P, _P, _P, _P, _P, _P, _P, _L, _L, _I),
 }
 
@@ -183,7 +184,7 @@ class Library:
         return None if count < 0 else found[:count]
 
     def norms(self, dtype: torch.dtype, size: int) -> bool:
-        """Whether ``norm`` and ``gate`` can take rows of this kind."""
+        """Whether ``norm``, ``gate`` and ``quick_gelu_`` can take rows of this kind."""
         return dtype in DTYPES and size % _ALIGNMENT == 0
 
     def norm(self, rows: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -213,6 +214,11 @@ class Library:
         pointers = gate_up.data_ptr(), out.data_ptr()
         self._call("gate", gate_up.dtype, *pointers, num_rows, size, torch.get_num_threads())
         return out
+
+    def quick_gelu_(self, numbers: torch.Tensor) -> None:
+        """``x * sigmoid(1.702 * x)`` of contiguous numbers that ``norms`` has for a size."""
+        pointer, count = numbers.data_ptr(), numbers.numel()
+        self._call("quick_gelu", numbers.dtype, pointer, count, torch.get_num_threads())
 
     def attends(self, dtype: torch.dtype, head_dim: int) -> bool:
         """Whether ``attend`` can take keys and values of this kind."""
