@@ -110,6 +110,7 @@ def test_a_row_that_is_not_all_numbers_or_a_head_of_equals_is_left_to_all_logits
         undefined = torch.full((num_rows, HIDDEN), float("nan"))
         assert screen.greedy(undefined, bar_nothing) is None
         assert screen.greedy(undefined.fill_(float("inf")), bar_nothing) is None
+    assert screen.greedy(torch.full((1, HIDDEN), 1e-20), bar_nothing) is None
     one_of_three = torch.randn(3, HIDDEN)
     one_of_three[1, 5] = float("nan")
     assert screen.greedy(one_of_three, bar_nothing) is None

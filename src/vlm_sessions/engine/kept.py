@@ -61,10 +61,11 @@ class KeptBlocks:
 
     def use(self, block: int) -> None:
         """Keep a named block where it is; each call wants its ``unuse``."""
-        if not self.num_users[block] and not self.host.is_place(block):
-            self.num_cached -= 1
+        if not self.num_users[block]:
+            if not self.host.is_place(block):
+                self.num_cached -= 1
+            self._ranking_of(block).discard(block)
         self.num_users[block] += 1
-        self.rerank(block)
 
     def tick(self) -> None:
         """What is used last from now on counts as used after all that was before."""
@@ -84,7 +85,8 @@ class KeptBlocks:
         self._order[block] = self._tick
         self._is_given_up[block] = False
         self._wanted_below[block] = 0, 0.0
-        self.rerank(block)
+        if self.is_evictable(block):  # else it is not up for eviction: it was in use
+            self._put_up(block)
         return False
 
     # --- names ----------------------------------------------------------------------------------
@@ -187,13 +189,18 @@ class KeptBlocks:
 
     def rerank(self, block: int) -> None:
         """Put a block up for eviction if it can be; called whenever its place may have changed."""
-        on_host = self.host.is_place(block)
-        ranking = self.host.ranking if on_host else self._ranking
         if self.is_evictable(block):
-            entry = self._entry(block, is_stored=on_host)
-            ranking.put(block, self._policy.rank(entry, self._clock()), self._order[block])
+            self._put_up(block)
         else:
-            ranking.discard(block)
+            self._ranking_of(block).discard(block)
+
+    def _put_up(self, block: int) -> None:
+        entry = self._entry(block, is_stored=self.host.is_place(block))
+        rank = self._policy.rank(entry, self._clock())
+        self._ranking_of(block).put(block, rank, self._order[block])
+
+    def _ranking_of(self, block: int) -> Ranking[int]:
+        return self.host.ranking if self.host.is_place(block) else self._ranking
 
     def evict(self, *, may_store: Callable[[int], bool]) -> int:
         """Have the first in line give up its block of the device; returns that.

@@ -4,6 +4,7 @@ build.py      compiles the sources, once for each kind of processor (`python -m 
 library.py    the one that this processor can run, as functions of tensors; or why there is none
 vectors.h     one source for every width of vector
 functions.h   e^x and the like of vectors
+kernels.h     what the files below call of one another
 linear.c      few rows times a weight: linear.h by vectors, tiles.h by Intel's AMX
 attend.c      a step's attention in one layer, or few queries over a run of keys: attend.h
 glue.c        norm, rotation, gate and a vision tower's activation: glue.h

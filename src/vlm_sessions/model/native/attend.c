@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "functions.h"
+#include "kernels.h"
 
 #define CHUNK 1024     /* of keys, for few queries: between two, nothing is read */
 #define STREAMS 4      /* that memory is read in beside each other */

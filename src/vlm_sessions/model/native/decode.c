@@ -1,8 +1,6 @@
 /* All layers of a decoder over a step of few rows: library.py says how it is called. */
 
-#include "vectors.h"
-
-struct step; /* of attend.c */
+#include "kernels.h"
 
 /* Weights, as they lie; those that may be absent are NULL. */
 struct layer {

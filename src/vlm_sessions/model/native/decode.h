@@ -1,15 +1,5 @@
 /* Layer after layer, by the kernels that the other files define. Included once for each KIND. */
 
-int NAME(norm)(const TYPE *rows, const TYPE *weight, TYPE *out, long num_rows, long size,
-               float eps, int num_threads);
-int NAME(rotate)(TYPE *rows, const float *cos, const float *sin, long num_rows, long num_heads,
-                 long dim, long row_stride, int num_threads);
-int NAME(gate)(const TYPE *rows, TYPE *out, long num_rows, long size, int num_threads);
-int NAME(linear)(const TYPE *weight, const TYPE *rows, const TYPE *bias, const TYPE *others,
-                 TYPE *out, long num_rows, long num_in, long num_out, int num_threads);
-int NAME(attend_step)(const struct step *step, const TYPE *queries, const TYPE *keys_values,
-                      TYPE *pool, TYPE *out, long row_stride);
-
 /* embeds [num_rows, hidden_size] through all layers and the last norm, into out, which is like them.
    Keys and values go to the step's slots of pool, whose layers are ``pool_stride`` numbers apart.
    ``room`` is as large as library.py says. Returns 0, or 1 without memory. */

@@ -1,6 +1,7 @@
 /* What stands between products: library.py says how it is called. */
 
 #include "functions.h"
+#include "kernels.h"
 
 #define ALONE 64 /* rows: with so few, one thread is done before others have begun */
 

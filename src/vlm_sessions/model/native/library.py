@@ -176,7 +176,7 @@ class Library:
             scales: ``[num_columns]`` float32, as ``errors``.
 
         Returns:
-            ``None``: there are more than ``most``, or a row is not all numbers.
+            ``None``: there are more than ``most``, or a row is not all numbers or next to nothing.
         """
         found = torch.empty(most, dtype=torch.int64)
         pointers = (tensor.data_ptr() for tensor in (rows, scores, scales, errors, found))

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "vectors.h"
+#include "kernels.h"
 
 #if LANES == 8
 #define TILE_ROWS 2 /* of 16 registers eight hold sums */

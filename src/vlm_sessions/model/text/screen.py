@@ -58,7 +58,7 @@ class Screen:
 
         Returns:
             ``[num_rows]`` int64; ``None``: there are more than ``MOST_ROWS`` rows, too many tokens
-            are left, or a row is not all numbers.
+            are left, or a row is not all numbers or next to nothing.
         """
         num_rows = hidden.shape[0]
         if num_rows > MOST_ROWS:
