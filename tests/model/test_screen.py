@@ -86,6 +86,21 @@ def test_few_tokens_are_left_of_many(dtype: torch.dtype) -> None:
         assert 1 <= len(tokens) <= 64
 
 
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_a_token_that_is_left_alone_is_the_choice_of_every_row(num_rows: int) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(VOCAB, HIDDEN)
+    weight[7] = 100
+    screen = Screen(weight, next(iter(BUILT.values())))
+    hidden = 1 + 0.1 * torch.randn(num_rows, HIDDEN)
+    tokens, _ = screen.candidates(hidden, bar_nothing)
+    assert tokens is not None
+    assert tokens.tolist() == [7]
+    chosen = screen.greedy(hidden, bar_nothing)
+    assert chosen is not None
+    assert chosen.tolist() == [7] * num_rows
+
+
 def test_what_is_barred_is_never_chosen() -> None:
     torch.manual_seed(0)
     library = next(iter(BUILT.values()))
