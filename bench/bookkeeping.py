@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.keep import RESULTS, moment
-from bench.machine import Conditions, describe_machine, load_average
+from bench.keep import RESULTS
+from bench.machine import Conditions, conditions, load_average
 from bench.measure import Quantiles
 from bench.modelled import (
     ANSWERED,
@@ -230,10 +230,7 @@ def main(
     decoding, changing = measure(crowd, running, steps)
     crowd.check()
     report = Report(
-        taken_at=moment(),
-        machine=describe_machine(),
-        load_before=load_before,
-        load_after=load_average(),
+        **conditions(load_before),
         seed=seed,
         num_sessions=sessions,
         num_running=running,

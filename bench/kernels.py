@@ -21,8 +21,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.keep import RESULTS, moment
-from bench.machine import Conditions, describe_machine, load_average
+from bench.keep import RESULTS
+from bench.machine import Conditions, conditions, load_average
 from bench.program import Out, keep_run
 from vlm_sessions.model.attention.piece_kernels import choose_piece_kernel
 from vlm_sessions.model.attention.pieces import Kernel
@@ -226,10 +226,7 @@ def main(
     with torch.inference_mode():
         results = measure(library, (torch.float32, torch.bfloat16), rounds)
     report = KernelReport(
-        taken_at=moment(),
-        machine=describe_machine(),
-        load_before=load_before,
-        load_after=load_average(),
+        **conditions(load_before),
         library=library.name,
         num_rounds=rounds,
         results=results,

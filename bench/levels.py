@@ -23,8 +23,8 @@ from rich.table import Table
 from bench.direct import DirectConversation
 from bench.engine import EngineAlone, running_engine
 from bench.figures import Spread
-from bench.keep import RESULTS, moment
-from bench.machine import Conditions, describe_machine, load_average
+from bench.keep import RESULTS
+from bench.machine import Conditions, conditions, load_average
 from bench.model import build_checkpoint
 from bench.program import Out, Seed, choose_seed, keep_run
 from bench.shapes import SHAPES, Shape
@@ -201,10 +201,7 @@ def main(
     load_before = load_average()
     found, levels = asyncio.run(measure(SHAPES[shape], rounds, seed, settings))
     report = Report(
-        taken_at=moment(),
-        machine=describe_machine(),
-        load_before=load_before,
-        load_after=load_average(),
+        **conditions(load_before),
         seed=seed,
         shape=shape,
         dtype=found,

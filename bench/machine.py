@@ -8,6 +8,9 @@ import subprocess
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TypedDict
+
+from bench.keep import moment
 
 PACKAGES = ("vlm-sessions", "torch", "transformers", "torchserve")
 
@@ -33,6 +36,25 @@ class Conditions:
     load_before: float
     """Load averages of a minute: this one and the next."""
     load_after: float
+
+
+class ConditionFields(TypedDict):
+    """``Conditions``, as a report takes them among its own fields."""
+
+    taken_at: str
+    machine: Machine
+    load_before: float
+    load_after: float
+
+
+def conditions(load_before: float) -> ConditionFields:
+    """Those of a run that ends now."""
+    return {
+        "taken_at": moment(),
+        "machine": describe_machine(),
+        "load_before": load_before,
+        "load_after": load_average(),
+    }
 
 
 def describe_machine() -> Machine:

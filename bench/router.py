@@ -22,8 +22,8 @@ import psutil
 import typer
 from rich.console import Console
 
-from bench.keep import RESULTS, moment
-from bench.machine import Conditions, describe_machine, load_average
+from bench.keep import RESULTS
+from bench.machine import Conditions, conditions, load_average
 from bench.measure import Quantiles
 from bench.program import Out, keep_run, telling
 from bench.service import ServiceFailed, free_port, running_command, running_service
@@ -111,10 +111,7 @@ def main(
     with telling(console, ServiceFailed):
         found = asyncio.run(measure(pairs))
     report = Report(
-        taken_at=moment(),
-        machine=describe_machine(),
-        load_before=load_before,
-        load_after=load_average(),
+        **conditions(load_before),
         direct=Quantiles.of(found.direct),
         routed=Quantiles.of(found.routed),
         added=round(median(b - a for a, b in zip(found.direct, found.routed, strict=True)), 3),

@@ -24,9 +24,9 @@ from rich.table import Table
 
 from bench.direct import DirectConversation
 from bench.engine import EngineAlone, running_engine
-from bench.keep import RESULTS, moment
+from bench.keep import RESULTS
 from bench.levels import LEVELS
-from bench.machine import Conditions, describe_machine, load_average
+from bench.machine import Conditions, conditions, load_average
 from bench.measure import Quantiles
 from bench.model import build_checkpoint
 from bench.processes import MIB, look, name_of
@@ -184,10 +184,7 @@ def main(
     load_before = load_average()
     found, looks, asked = asyncio.run(measure(SHAPES[shape], sessions, budgets, seed, settings))
     report = Report(
-        taken_at=moment(),
-        machine=describe_machine(),
-        load_before=load_before,
-        load_after=load_average(),
+        **conditions(load_before),
         seed=seed,
         shape=shape,
         dtype=found,

@@ -18,8 +18,8 @@ from bench.chaos.report import Report, print_report
 from bench.chaos.run import LIMIT_SECONDS, Effort, Found, run
 from bench.chaos.stack import NotRecovered
 from bench.chaos.traffic import FAILURES
-from bench.keep import RESULTS, moment
-from bench.machine import describe_machine, load_average
+from bench.keep import RESULTS
+from bench.machine import conditions, load_average
 from bench.program import Out, Seed, choose_seed, keep_run, telling
 from bench.service import ServiceFailed
 
@@ -53,10 +53,7 @@ def main(
 def _report(effort: Effort, found: Found, load_before: float) -> Report:
     tally = found.tally
     return Report(
-        taken_at=moment(),
-        machine=describe_machine(),
-        load_before=load_before,
-        load_after=load_average(),
+        **conditions(load_before),
         seconds=effort.seconds,
         seed=effort.seed,
         num_clients=effort.num_clients,

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from bench.keep import RESULTS, moment
+from bench.keep import RESULTS
 from bench.load.arrivals import Habits, schedule
 from bench.load.client import LoadClient
 from bench.load.generator import Generator
@@ -30,7 +30,7 @@ from bench.load.levels import Level, level_of
 from bench.load.outcomes import Limits
 from bench.load.overload import Overload, figures_of, plan_overload
 from bench.load.report import MAX_LATENESS_MS, Report, print_report
-from bench.machine import describe_machine, load_average
+from bench.machine import conditions, load_average
 from bench.program import Out, Seed, choose_seed, keep_run, telling
 from bench.service import ServiceFailed, running_service
 
@@ -139,10 +139,7 @@ async def measure(
                 bar.update(task, description=f"{factor:g} × {knee.level.rate:.1f} turns/s")
                 overload = await load.overload(knee.level, factor)
     return Report(
-        taken_at=moment(),
-        machine=describe_machine(),
-        load_before=load_before,
-        load_after=load_average(),
+        **conditions(load_before),
         seed=seed,
         settings=settings,
         habits=habits,

@@ -23,9 +23,9 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.keep import RESULTS, moment
+from bench.keep import RESULTS
 from bench.load.client import LoadClient
-from bench.machine import describe_machine, load_average
+from bench.machine import conditions, load_average
 from bench.many.asking import NUM_SCENES, AskingFailed, Crowd
 from bench.many.report import Look, Report, print_report, ratios_of, verdicts_of
 from bench.many.store import Table
@@ -115,10 +115,7 @@ async def measure(
         asking = bar.add_task("asking", total=len(numbers))
         checked = await sides[-1].crowd.check(numbers, lambda count: bar.advance(asking, count))
     return Report(
-        taken_at=moment(),
-        machine=describe_machine(),
-        load_before=load_before,
-        load_after=load_average(),
+        **conditions(load_before),
         seed=seed,
         settings=settings,
         budget_mib=budget_mib,

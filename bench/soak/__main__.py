@@ -21,13 +21,13 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.keep import RESULTS, moment
+from bench.keep import RESULTS
 from bench.load.arrivals import Habits, schedule
 from bench.load.client import LoadClient
 from bench.load.generator import Generator
 from bench.load.levels import level_of
 from bench.load.outcomes import Limits, Run
-from bench.machine import describe_machine, load_average
+from bench.machine import conditions, load_average
 from bench.program import Out, Seed, choose_seed, keep_run, telling
 from bench.service import ServiceFailed, running_service
 from bench.soak.report import Report, print_report
@@ -106,10 +106,7 @@ def _report(
     num_before = int(60 * minutes_before // every)
     trends = trends_of(samples[num_before:], levels[num_before:])
     return Report(
-        taken_at=moment(),
-        machine=describe_machine(),
-        load_before=load_before,
-        load_after=load_average(),
+        **conditions(load_before),
         seed=seed,
         settings=SETTINGS,
         habits=HABITS,
