@@ -6,11 +6,11 @@
 #include "functions.h"
 #include "kernels.h"
 
-#define CHUNK 1024     /* of keys, for few queries: between two, nothing is read */
-#define STREAMS 4      /* that memory is read in beside each other */
+#define CHUNK 1024 /* of keys, for few queries: between two, nothing is read */
+#define STREAMS 4  /* that memory is read in beside each other */
+#define AHEAD 8    /* rows: so long before it is read memory is asked for */
 #define GROUP 4
 #define MIN_MANY (LANES / 2 + 1) /* with fewer, most of a vector or a tile would be idle */
-#define AHEAD 8        /* rows: so long before it is read memory is asked for */
 #define MAX_DIM 256
 #define LINE 64 /* bytes of a cache line */
 #define UNROLL_PAIRS _Pragma("GCC unroll 4")

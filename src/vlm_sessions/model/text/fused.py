@@ -14,7 +14,6 @@ queries, keys and values) and qwen3 (norms of query and key heads).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from vlm_sessions.model.attention.interface import AttentionStep
 from vlm_sessions.model.native.library import Library
 from vlm_sessions.model.text.interface import Bar
 from vlm_sessions.model.text.linear import Linear, make_linear
-from vlm_sessions.model.text.native import LayerWeights, Sizes, make_native_layers
+from vlm_sessions.model.text.native import Heads, LayerWeights, make_native_layers
 from vlm_sessions.model.text.operations import Operations, Rotation, choose_operations
 from vlm_sessions.model.text.screen import make_screen
 
@@ -68,7 +67,7 @@ class FusedTextModel:
     def __init__(self, model: Any, library: Library | None = None) -> None:
         text = model.config.text_config
         language_model = model.model.language_model
-        heads = _Heads(
+        heads = Heads(
             text.num_attention_heads,
             text.num_key_value_heads,
             head_dim(text),
@@ -95,16 +94,11 @@ class FusedTextModel:
         self._norm: torch.Tensor = language_model.norm.weight
         self._eps = text.rms_norm_eps
         self._native_layers = make_native_layers(
-            library if all(layer.is_plain for layer in self._layers) else None,
+            self._operations,
             [layer.weights for layer in self._layers],
             self._norm,
-            Sizes(
-                text.hidden_size,
-                text.intermediate_size,
-                heads.num_queries,
-                heads.num_keys,
-                heads.dim,
-            ),
+            heads,
+            intermediate_size=text.intermediate_size,
             eps=self._eps,
         )
         head = model.get_output_embeddings()
@@ -150,13 +144,6 @@ class FusedTextModel:
         return self._operations.rotation(cos[0], sin[0])
 
 
-@dataclass(frozen=True, slots=True)
-class _Heads:
-    num_queries: int
-    num_keys: int
-    dim: int
-
-
 class _Layer:
     """One layer's weights, joined where they are multiplied with the same rows."""
 
@@ -164,7 +151,7 @@ class _Layer:
         self,
         index: int,
         module: Any,
-        heads: _Heads,
+        heads: Heads,
         *,
         eps: float,
         library: Library | None,
@@ -175,20 +162,15 @@ class _Layer:
         self._heads = heads
         self._eps = eps
         self._operations = operations
-        self._head_norm = _head_norm(attention, heads)
         self.weights = LayerWeights(
             input_norm=module.input_layernorm.weight,
             qkv=_join([attention.q_proj, attention.k_proj, attention.v_proj], library),
+            head_norm=_head_norm(attention, heads),
             out=make_linear(attention.o_proj.weight, attention.o_proj.bias, library),
             mlp_norm=module.post_attention_layernorm.weight,
             gate_up=_join([mlp.gate_proj, mlp.up_proj], library),
             down=make_linear(mlp.down_proj.weight, mlp.down_proj.bias, library),
         )
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether query and key heads have no norms."""
-        return self._head_norm is None
 
     def __call__(
         self, hidden: torch.Tensor, rotation: Rotation, step: AttentionStep
@@ -208,14 +190,15 @@ class _Layer:
         num_queries = self._heads.num_queries
         heads = self.weights.qkv(normed).view(normed.shape[0], -1, self._heads.dim)
         turned = heads[:, : num_queries + self._heads.num_keys]
-        if self._head_norm is not None:
+        head_norm = self.weights.head_norm
+        if head_norm is not None:
             normed_heads = functional.rms_norm(turned, turned.shape[-1:], None, self._eps)
-            torch.mul(normed_heads, self._head_norm, out=turned)
+            torch.mul(normed_heads, head_norm, out=turned)
         self._operations.rotate_(turned, rotation)
         return step.attend(self._index, heads[:, :num_queries], heads[:, num_queries:]).flatten(1)
 
 
-def _head_norm(attention: Any, heads: _Heads) -> torch.Tensor | None:
+def _head_norm(attention: Any, heads: Heads) -> torch.Tensor | None:
     """Weights of the norms of query and key heads, ``[num_heads, head_dim]``, if there are any."""
     if not hasattr(attention, "q_norm"):
         return None

@@ -1,7 +1,7 @@
 """All layers of a decoder as one call of our kernels.
 
 A step of few rows is nine kernels a layer, each over in a fraction of a millisecond. Called one by
-one from Python, with a new tensor for each result, what lies between them is a tenth of a step.
+one from Python, with a new tensor for each result, what lies between them shows in every step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vlm_sessions.model.attention.flat import FlatStep
 from vlm_sessions.model.attention.interface import AttentionStep
 from vlm_sessions.model.native.library import MAX_ROWS, DecoderStruct, Library
 from vlm_sessions.model.text.linear import Linear, NativeLinear
-from vlm_sessions.model.text.operations import Rotation
+from vlm_sessions.model.text.operations import NativeOperations, Operations, Rotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class LayerWeights:
 
     input_norm: torch.Tensor
     qkv: Linear
+    head_norm: torch.Tensor | None
+    """Of query and key heads, ``[num_heads, head_dim]``, if they have norms."""
     out: Linear
     mlp_norm: torch.Tensor
     gate_up: Linear
@@ -32,21 +34,20 @@ class LayerWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """Of a decoder."""
+class Heads:
+    """Of a layer's attention."""
 
-    hidden: int
-    intermediate: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
+    num_queries: int
+    num_keys: int
+    dim: int
 
 
 class NativeLayers:
     """Layers without head norms.
 
     Args:
-        norm: weight of the last norm, ``[hidden]``.
+        layers: of each its weights, as ``struct layer`` of decode.c has them.
+        norm: weight of the last norm, ``[hidden_size]``.
         eps: of all norms.
     """
 
@@ -55,8 +56,9 @@ class NativeLayers:
         library: Library,
         layers: Sequence[Sequence[torch.Tensor | None]],
         norm: torch.Tensor,
-        sizes: Sizes,
+        heads: Heads,
         *,
+        intermediate_size: int,
         eps: float,
     ) -> None:
         self._library = library
@@ -67,11 +69,11 @@ class NativeLayers:
         )
         self._struct = DecoderStruct(
             len(layers),
-            sizes.hidden,
-            sizes.intermediate,
-            sizes.num_heads,
-            sizes.num_kv_heads,
-            sizes.head_dim,
+            norm.shape[0],
+            intermediate_size,
+            heads.num_queries,
+            heads.num_keys,
+            heads.dim,
             eps,
             ctypes.c_void_p(norm.data_ptr()),
             ctypes.c_void_p(self._pointers.data_ptr()),
@@ -81,8 +83,8 @@ class NativeLayers:
     def forward(
         self, embeds: torch.Tensor, rotation: Rotation, step: AttentionStep
     ) -> torch.Tensor | None:
-        """Hidden states ``[num_rows, hidden]`` after the last norm; ``None``: the step has too many
-        rows, or was laid out otherwise."""
+        """Hidden states ``[num_rows, hidden_size]`` after the last norm; ``None``: the step has too
+        many rows, or was laid out otherwise."""
         if not isinstance(step, FlatStep) or embeds.shape[0] > MAX_ROWS:
             return None
         size = embeds.shape[0] * self._struct.room_a_row
@@ -99,24 +101,25 @@ class NativeLayers:
 
 
 def make_native_layers(
-    library: Library | None,
+    operations: Operations,
     layers: Sequence[LayerWeights],
     norm: torch.Tensor,
-    sizes: Sizes,
+    heads: Heads,
     *,
+    intermediate_size: int,
     eps: float,
 ) -> NativeLayers | None:
     """``None`` where a part of them is not computed by our kernels."""
-    if library is None or not all(
-        library.norms(norm.dtype, size) for size in (sizes.hidden, sizes.intermediate)
-    ):
+    if not isinstance(operations, NativeOperations):
         return None
     pointed = []
     for layer in layers:
         products = layer.qkv, layer.out, layer.gate_up, layer.down
         native = [product for product in products if isinstance(product, NativeLinear)]
-        if len(native) < len(products):
+        if len(native) < len(products) or layer.head_norm is not None:
             return None
         (qkv, out, gate_up, down) = ((product.weight, product.bias) for product in native)
         pointed.append((layer.input_norm, *qkv, *out, layer.mlp_norm, *gate_up, *down))
-    return NativeLayers(library, pointed, norm, sizes, eps=eps)
+    return NativeLayers(
+        operations.library, pointed, norm, heads, intermediate_size=intermediate_size, eps=eps
+    )

@@ -64,19 +64,19 @@ class NativeOperations:
     """By our kernels."""
 
     def __init__(self, library: Library) -> None:
-        self._library = library
+        self.library = library
 
     def norm(self, hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        return self._library.norm(hidden, weight, eps)
+        return self.library.norm(hidden, weight, eps)
 
     def rotation(self, cos: torch.Tensor, sin: torch.Tensor) -> Rotation:
         return Rotation(cos.float().contiguous(), sin.float().contiguous())
 
     def rotate_(self, heads: torch.Tensor, rotation: Rotation) -> None:
-        self._library.rotate_(heads, rotation.cos, rotation.sin)
+        self.library.rotate_(heads, rotation.cos, rotation.sin)
 
     def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
-        return self._library.gate(gate_up)
+        return self.library.gate(gate_up)
 
 
 def choose_operations(
