@@ -9,11 +9,19 @@ import torch
 
 from tests.model.tiny import KINDS, Kind, save_tiny
 from tests.model.tiny_tiles import TILED_KINDS, TiledKind, save_tiny_tiled
+from vlm_sessions.model.native import build
+from vlm_sessions.model.native.library import Library
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(params=build.usable(), ids=build.kind)
+def library(request: pytest.FixtureRequest) -> Library:
+    """The kernels in C, each kind that this processor runs; none are built: the test is skipped."""
+    return Library(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -8,16 +8,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.activations import QuickGELUActivation
 
 from vlm_sessions.model.activation import NativeQuickGelu, fuse_activations
-from vlm_sessions.model.native import build
 from vlm_sessions.model.native.library import Library
-
-BUILT = build.usable()
-pytestmark = pytest.mark.skipif(not BUILT, reason="the kernels are not built")
-
-
-@pytest.fixture(params=BUILT, ids=build.kind)
-def library(request: pytest.FixtureRequest) -> Library:
-    return Library(request.param)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

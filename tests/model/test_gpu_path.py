@@ -156,9 +156,12 @@ def test_any_step_attends_as_the_reference_does(
             )
         )
     assert (got - expected).abs().max() < 1e-5
+    assert torch.equal(caches[0].keys, caches[1].keys)
     written = torch.tensor(lay_out(spans, BLOCK_SIZE).slots)
     by_one, by_other = (cache.slots(1)[:, :, written] for cache in caches)
     assert torch.equal(by_one, by_other)
+    is_cleared = caches[0].values != caches[1].values
+    assert (caches[1].values[is_cleared] == 0).all(), "what is read whole, and nothing else"
 
 
 def test_a_block_copied_in_part_holds_no_values_of_others_behind_it() -> None:

@@ -164,10 +164,10 @@ def test_it_gives_the_logits_of_transformers(name: str) -> None:
 def test_all_layers_in_one_call_give_the_bits_of_one_after_another(
     name: str, dtype: torch.dtype
 ) -> None:
-    text = FusedTextModel(make_model(CONFIGS[name](), dtype), load_library())
-    if load_library() is None:
+    library, model = load_library(), make_model(CONFIGS[name](), dtype)
+    if library is None:
         pytest.skip("the kernels in C are not built")
-    shape = kv_shape(make_model(CONFIGS[name](), dtype))
+    text, shape = FusedTextModel(model, library), kv_shape(model)
     together = steps(text, shape, "auto")
     assert text._native_layers is not None
     text._native_layers = None
